@@ -20,6 +20,7 @@ from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway, open_gateway
+from mcp_gateway.core.hosts import base_url_of
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from mcp_gateway.server import build_door
 
@@ -56,7 +57,7 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
             gc.set_threshold(*_GC_THRESHOLDS)
             _give_large_memory_back()
             await serve(
-                build_app(gateway, door, base_url=_base_url(settings, settings.host, settings.port)),
+                build_app(gateway, door, base_url=base_url_of(settings, settings.host, settings.port)),
                 gateway.lifecycle,
                 host=settings.host,
                 port=settings.port,
@@ -66,7 +67,7 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
                 announce_s=settings.drain_announce_s,
                 drain_timeout_s=settings.drain_timeout_s,
                 on_listening=lambda host, port: print(
-                    _greeting(gateway, _base_url(settings, host, port), desk_options, secret), flush=True
+                    _greeting(gateway, base_url_of(settings, host, port), desk_options, secret), flush=True
                 ),
             )
 
@@ -125,12 +126,6 @@ def mcp_door(gateway: Gateway) -> McpDoor:
     gateway.known_keys.on_secret_end(lambda key, _: door.close_secret(key.id))
     gateway.known_keys.on_right_changed(door.publish_other_tools)
     return door
-
-
-def _base_url(settings: Settings, host: str, port: int) -> str:
-    """Where clients reach the gateway, as far as it can tell."""
-    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    return settings.public_url or f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
 
 
 def _greeting(gateway: Gateway, base_url: str, desk_options: str, secret: str | None = None) -> str:

@@ -130,3 +130,17 @@ def test_a_user_who_is_deleted_leaves_no_address_behind(data_dir: Path) -> None:
     for table in ("users", "memberships", "user_sessions", "one_time_secrets"):
         assert rows(data_dir, f"SELECT COUNT(*) FROM {table}") == [(0,)]
     made("users", "create", "ann@example.com")
+
+
+@each(
+    ("host", "reached", "email"),
+    [("0.0.0.0", "127.0.0.1", "ann@example.com"), ("::1", "[::1]", "bob@example.com")],
+)
+def test_secrets_are_told_with_an_address_that_people_can_ask(
+    host: str, reached: str, email: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_HOST", host)
+    created = run("users", "create", email).stdout
+    assert f'POST http://{reached}:8080/auth/password {{"token", "password"}}\n' in created
+    invited = run("users", "invite").stdout
+    assert f'POST http://{reached}:8080/auth/register {{"token", "email", "password"}}\n' in invited

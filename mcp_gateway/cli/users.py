@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,7 @@ from mcp_gateway.cli.desk import (
 )
 from mcp_gateway.core.caller import ROLES, Role
 from mcp_gateway.core.gateway import Desk
+from mcp_gateway.core.hosts import base_url_of
 from mcp_gateway.core.identity.emails import canonical_email
 from mcp_gateway.core.identity.passwords import MAX_CHARS, Passwords, check_new_password
 from mcp_gateway.core.identity.people import Person, ToldSecret
@@ -89,10 +91,7 @@ def invite_user(
         secret = await desk.people.invite(
             address, account_id=account, role=asked_role, is_administrator=is_administrator
         )
-        words = (
-            f"{secret.raw}\nto register with, once and until {_time(secret.expires_at_ms)}: "
-            f'POST {base_url}/auth/register {{"token", "email", "password"}}'
-        )
+        words = _secret_words(secret, "register", f'{base_url}/auth/register {{"token", "email", "password"}}')
         facts = {"email": address, "account": account, "role": asked_role} | _secret_object(secret)
         answer(secret.raw if quiet else words, facts, is_json=is_json)
 
@@ -193,16 +192,17 @@ async def _password_hash(email: str) -> str:
         passwords.close()
 
 
-def _base_url(config: Any, data_dir: Any) -> str:
+def _base_url(config: Path | None, data_dir: Path | None) -> str:
     settings = settings_of(config, data_dir)
-    return settings.public_url or f"http://{settings.host}:{settings.port}"
+    return base_url_of(settings, settings.host, settings.port)
 
 
 def _password_words(secret: ToldSecret, base_url: str) -> str:
-    return (
-        f"{secret.raw}\nto choose a password with, once and until {_time(secret.expires_at_ms)}: "
-        f'POST {base_url}/auth/password {{"token", "password"}}'
-    )
+    return _secret_words(secret, "choose a password", f'{base_url}/auth/password {{"token", "password"}}')
+
+
+def _secret_words(secret: ToldSecret, purpose: str, request: str) -> str:
+    return f"{secret.raw}\nto {purpose} with, once and until {_time(secret.expires_at_ms)}: POST {request}"
 
 
 def _secret_object(secret: ToldSecret | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which hosts the gateway answers for: the one rule behind the Host checks of both doors.
+"""Which hosts the gateway answers for, the one rule behind the Host checks of both doors; and where clients reach it.
 
 A web page can have its own name resolve to this machine (DNS rebinding) and then reads what answers there; its requests
 carry that name as their Host. An address as Host cannot come about that way, nor can a name of one label: nobody can
@@ -65,6 +65,12 @@ def is_loopback(host: str) -> bool:
 def without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return name if colon and not port.endswith("]") else host
+
+
+def base_url_of(settings: Settings, host: str, port: int) -> str:
+    """Where clients reach a gateway that listens there, as far as it can tell."""
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    return settings.public_url or f"http://{_bracketed(reachable)}:{port}"
 
 
 def _bracketed(host: str) -> str:

@@ -1,11 +1,11 @@
-"""Which hosts are the gateway's own, and how often the log says that one is not."""
+"""Which hosts are the gateway's own, how often the log says that one is not, and which address clients are told."""
 
 import logging
 
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.hosts import Hosts, is_loopback
+from mcp_gateway.core.hosts import Hosts, base_url_of, is_loopback
 from mcp_gateway.core.log_limit import LogLimit
 from tests.cases import each
 
@@ -82,3 +82,20 @@ def test_a_line_that_is_limited_comes_again_after_a_minute(caplog: pytest.LogCap
     for now_s in (0.0, 1.0, 59.9, 60.0, 61.0, 119.9, 500.0, 500.0):
         log.warning("at %s", now_s)
     assert caplog.messages == ["at 0.0", "at 60.0", "at 500.0"]
+
+
+REACHED = {
+    "127.0.0.1": "127.0.0.1",
+    "0.0.0.0": "127.0.0.1",
+    "::": "127.0.0.1",
+    "::1": "[::1]",
+    "fd00::7": "[fd00::7]",
+    "gateway": "gateway",
+}
+
+
+@each("host", list(REACHED))
+def test_clients_are_told_an_address_that_they_can_ask(host: str) -> None:
+    assert base_url_of(Settings(), host, 80) == f"http://{REACHED[host]}:80"
+    public = Settings.model_validate({"public_url": "https://gw.example.com"})
+    assert base_url_of(public, host, 80) == "https://gw.example.com"

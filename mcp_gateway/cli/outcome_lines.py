@@ -13,7 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.prompt_tasks import TASKS, PromptTask, task_named
 from mcp_gateway.core.record import SCORE_WHOLE
 from mcp_gateway.core.routing.classifier.classifier import PromptClassifier
-from mcp_gateway.core.routing.outcomes import IMPORTED, Cell, CellCount
+from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
 from mcp_gateway.core.text import is_one_line
 
 _MOST_LINE_BYTES = 4 * 1024 * 1024
@@ -40,7 +40,8 @@ class OutcomeLines:
         self.outcomes = 0
         self._names = names
         self._classifier = classifier or PromptClassifier()
-        self._sums: dict[Cell, tuple[int, int]] = {}
+        self._sums: dict[str, dict[PromptTask, tuple[int, int]]] = {}
+        """Of each model, its scores and how many they are, by task."""
 
     def read(self, lines: BinaryIO) -> None:
         """Take each line; raises OSError."""
@@ -57,20 +58,22 @@ class OutcomeLines:
 
     @property
     def counts(self) -> list[CellCount]:
-        return [CellCount(IMPORTED, *cell, *self._sums[cell]) for cell in sorted(self._sums)]
+        cells = ((model, task) for model in self.models for task in sorted(self._sums[model]))
+        return [CellCount(IMPORTED, model, task, *self._sums[model][task]) for model, task in cells]
 
     @property
     def models(self) -> list[str]:
-        return sorted({model for model, _ in self._sums})
+        return sorted(self._sums)
 
-    def _take(self, cell: Cell, score: int) -> None:
-        total, trials = self._sums.get(cell, (0, 0))
-        if not trials and cell[0] not in (models := self.models) and len(models) >= _MOST_MODELS:
+    def _take(self, model: str, task: PromptTask, score: int) -> None:
+        if model not in self._sums and len(self._sums) >= _MOST_MODELS:
             raise ValueError(f"names one model more than the {_MOST_MODELS} that a file may")
-        self._sums[cell] = total + score, trials + 1
+        sums = self._sums.setdefault(model, {})
+        total, trials = sums.get(task, (0, 0))
+        sums[task] = total + score, trials + 1
         self.outcomes += 1
 
-    def _outcome(self, line: bytes) -> tuple[Cell, int]:
+    def _outcome(self, line: bytes) -> tuple[str, PromptTask, int]:
         """Raises ValueError that says what is wrong with the line, and nothing of what it holds."""
         try:
             told = orjson.loads(line)
@@ -79,7 +82,7 @@ class OutcomeLines:
         if not isinstance(told, dict):
             raise ValueError("is no JSON object")
         model, score = self._model(told.get("model")), _score(told.get("score"))
-        return (model, self._task(told)), score
+        return model, self._task(told), score
 
     def _model(self, name: object) -> str:
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS or not is_one_line(name):

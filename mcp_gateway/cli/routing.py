@@ -64,7 +64,7 @@ def import_outcomes(
 
     async def work(desk: Desk) -> None:
         await desk.outcomes.bring(lines.counts, in_place=replace)
-        strange = [model for model in lines.models if model not in {entry.id for entry in settings.models}]
+        strange = sorted(set(lines.models) - {entry.id for entry in settings.models})
         if lines.bad_lines:
             typer.echo(_told_of_bad(lines), err=True)
         if strange:

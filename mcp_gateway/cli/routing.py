@@ -87,7 +87,7 @@ def show_qualities(
     settings = settings_of(config, data_dir)
 
     async def work(desk: Desk) -> None:
-        table, pool = await _table_and_pool(desk, settings, account)
+        table, pool = await _table_and_pool(desk, settings, _catalog(settings), account)
         ids = list(dict.fromkeys([*(model.id for model in pool.models), *sorted(table.models)]))
         facts = {"account": account, "default_model": table.default_model, "rates": qualities_as_facts(table, ids)}
         answer(qualities_in_words(table, ids), facts, is_json=is_json)
@@ -95,12 +95,14 @@ def show_qualities(
     at_desk(config, data_dir, work)
 
 
-async def _table_and_pool(desk: Desk, settings: Settings, account_id: str | None) -> tuple[QualityTable, ModelPool]:
+async def _table_and_pool(
+    desk: Desk, settings: Settings, catalog: Catalog, account_id: str | None
+) -> tuple[QualityTable, ModelPool]:
     """Of the account, or of one without scores of its own. Raises GatewayError where there is no such account."""
     if account_id is not None:
         await desk.accounts.get(account_id)
     await desk.outcomes.begin()
-    pool = pool_of(None, _catalog(settings), settings.routing.model_pool)
+    pool = pool_of(None, catalog, settings.routing.model_pool)
     default_model = default_of(pool.models, settings.routing.default_model)
     return desk.outcomes.table_of(account_id or IMPORTED, default_model), pool
 
@@ -127,17 +129,18 @@ def explain_choice(
 
     async def work(desk: Desk) -> None:
         wanted = settings.routing.optimize if mode is None else mode_named(mode, "--mode")
-        table, pool = await _table_and_pool(desk, settings, account)
-        decision = _decided(text, wanted, table, settings)
-        others = others_of(decision, _catalog(settings), pool.gone)
+        catalog = _catalog(settings)
+        table, pool = await _table_and_pool(desk, settings, catalog, account)
+        decision = _decided(text, wanted, table, settings, catalog)
+        others = others_of(decision, catalog, pool.gone)
         answer(choice_in_words(decision, others), choice_as_facts(decision, others), is_json=is_json)
 
     at_desk(config, data_dir, work)
 
 
-def _decided(text: str, mode: Mode, table: QualityTable, settings: Settings) -> Decision:
+def _decided(text: str, mode: Mode, table: QualityTable, settings: Settings, catalog: Catalog) -> Decision:
     """As a running server would decide that knows of no speed, with every model of the settings in sight."""
-    catalog, names, reading = _catalog(settings), settings.routing.model_pool, PromptClassifier().read(text)
+    names, reading = settings.routing.model_pool, PromptClassifier().read(text)
     named = frozenset(model.id for name in names if (model := catalog.named(name)) is not None)
     size = PromptSize(len(text.encode(errors="replace")), 1)
     required = Requirements(prompt_tokens=size.estimated_text_tokens, pool=named if names else None)

@@ -61,9 +61,13 @@ def most_of(query: PageQuery) -> int | None:
 def export(name: str, form: Format, kind: type[Told], rows: AsyncIterator[Sequence[Told]]) -> Streamed:
     """A file of all `rows`, which come by the page; `kind` says which columns there are."""
     suffix, media_type = ("csv", CSV) if form == "csv" else ("jsonl", LINES)
-    disposition = f'attachment; filename="{name}.{suffix}"'.encode()
     pieces = _table(kind, rows) if form == "csv" else _lines(rows)
-    return Streamed(pieces, media_type, ((b"content-disposition", disposition),))
+    return Streamed(pieces, media_type, (attachment(f"{name}.{suffix}"),))
+
+
+def attachment(file: str) -> tuple[bytes, bytes]:
+    """The header by which a browser keeps an answer as a file of this name."""
+    return b"content-disposition", f'attachment; filename="{file}"'.encode()
 
 
 async def paged(

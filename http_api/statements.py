@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from html import escape
 from typing import Literal, NamedTuple
 
-from http_api.exports import written_rows
+from http_api.exports import CSV, attachment, written_rows
 from http_api.moments import rfc_3339
 from http_api.operations import Answered, Asked, Nothing, Told
 from http_api.query import Query
@@ -13,7 +13,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.months import Month, MonthlyStatement, Months
 from mcp_gateway.core.money import EntryKind, format_usd
 
-MEDIA_TYPES = {"json": "application/json", "csv": "text/csv; charset=utf-8", "html": "text/html; charset=utf-8"}
+MEDIA_TYPES = {"json": "application/json", "csv": CSV, "html": "text/html; charset=utf-8"}
 _MOVES: dict[EntryKind, str] = {
     "credit": "Paid in",
     "grant": "Granted",
@@ -78,8 +78,8 @@ class Statements:
             case "json":
                 return told
             case "csv":
-                name = b'attachment; filename="statement-%b.csv"' % month.name.encode()
-                return Answered(_csv(told), headers=((b"content-disposition", name),), media_type=MEDIA_TYPES["csv"])
+                file = attachment(f"statement-{month.name}.csv")
+                return Answered(_csv(told), headers=(file,), media_type=CSV)
             case "html":
                 return Answered(_page(told), headers=(_NO_SCRIPTS,), media_type=MEDIA_TYPES["html"])
 

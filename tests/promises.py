@@ -67,6 +67,9 @@ AREAS: dict[str, Area] = {
             "What signs tokens is replaced before it is old, and nobody is signed out by that.": [
                 "tests/core/identity/test_access_tokens.py",
             ],
+            "People and programs that a certified OpenID provider knows get its tokens for the gateway.": [
+                "tests/clients/test_oidc.py",
+            ],
         },
     ),
     "Providers": Area(

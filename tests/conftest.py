@@ -5,6 +5,7 @@ They run in an order that can be shuffled, and on the same examples each time, w
 
 import asyncio
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it fo
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _may_start = True
 """Whether what runs now is marked as a test that starts a program."""
+_left_out: frozenset[str] = frozenset()
+"""The marks of tests that are not to run, where nothing else is said of those that are."""
 
 
 def _watch_starts(event: str, arguments: object) -> None:
@@ -67,6 +70,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--order", type=int, help="run the files, and the tests in each, in the random order of this seed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _left_out
+    expression, names_tests = config.option.markexpr, any("::" in named for named in config.args)
+    if re.fullmatch(r"not \w+( and not \w+)*", expression) and not names_tests:
+        _left_out = frozenset(re.findall(r"not (\w+)", expression))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, obj: object) -> list[pytest.Item] | None:
+    """Tests that are left out by their mark are not even made: with all their cases they are most of what there is."""
+    marks = {mark.name for mark in (*collector.iter_markers(), *getattr(obj, "pytestmark", ()))}
+    return [] if marks & _left_out else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

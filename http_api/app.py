@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 
 from starlette.types import ASGIApp
 
+from http_api.admin.accounts import AccountsDoor
 from http_api.admin.audit import Audit
 from http_api.admin.configuration import Configuration
 from http_api.admin.reloads import Reloads
@@ -186,6 +187,7 @@ def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
         configuration=Configuration(lambda: gateway.settings),
         audit=Audit(gateway.audit),
         reloads=Reloads(gateway.reload),
+        accounts=AccountsDoor(gateway.accounts, gateway.ledger, gateway.operator),
     )
 
 

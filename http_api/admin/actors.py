@@ -1,10 +1,15 @@
-"""Which administrator asks, as the audit log has them."""
+"""Which administrator asks, as the audit log has them, and what they work on."""
 
+from collections.abc import Callable
 from typing import Any
 
 from http_api.operations import Asked
 from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.caller import Administrator, User
+from mcp_gateway.core.gateway import OperatorDesk
+
+Desks = Callable[[Actor], OperatorDesk]
+"""Makes what one administrator works on: what is changed there is noted as theirs."""
 
 
 def actor_of(asked: Asked[Any, Any]) -> Actor:
@@ -14,3 +19,8 @@ def actor_of(asked: Asked[Any, Any]) -> Actor:
         return Actor("admin_key", principal.admin_key_id, context.address, context.request_id)
     assert isinstance(principal, User)
     return Actor("user", principal.user_id, context.address, context.request_id)
+
+
+def desk_for(desks: Desks, asked: Asked[Any, Any]) -> OperatorDesk:
+    """Of the same."""
+    return desks(actor_of(asked))

@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from http_api.admin.accounts import AccountChange, AccountObject, AccountPage, AccountsDoor, AccountsQuery, NewAccount
 from http_api.admin.audit import Audit, AuditPageAnswer, AuditQuery
 from http_api.admin.configuration import ConfigObject, Configuration, EntryList
 from http_api.admin.reloads import ReloadObject, Reloads
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.query import Query
+from mcp_gateway.core.errors import Code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +19,20 @@ class AdminEndpoints:
     configuration: Configuration
     audit: Audit
     reloads: Reloads
+    accounts: AccountsDoor
+
+
+_NOT_FOUND: frozenset[Code] = frozenset({"not_found"})
+_CHANGED: frozenset[Code] = frozenset({"not_found", "conflict", "invalid_value", "ledger_unavailable"})
 
 
 def admin_operations(run: AdminEndpoints) -> list[AnyOperation]:
-    return [*_configuration(run.configuration), _audit(run.audit), _reload(run.reloads)]
+    return [
+        *_configuration(run.configuration),
+        _audit(run.audit),
+        _reload(run.reloads),
+        *_accounts(run.accounts),
+    ]
 
 
 def _configuration(configuration: Configuration) -> list[AnyOperation]:
@@ -82,6 +94,50 @@ def _reload(reloads: Reloads) -> AnyOperation:
         handle=reloads.reload,
         refuses=frozenset({"invalid_value"}),
     )
+
+
+def _accounts(accounts: AccountsDoor) -> list[AnyOperation]:
+    return [
+        _row(
+            method="GET",
+            path="/admin/accounts",
+            name="admin_accounts",
+            summary="List all accounts with their wallets, the newest first.",
+            query=AccountsQuery,
+            answer=AccountPage,
+            handle=accounts.list,
+        ),
+        _row(
+            method="POST",
+            path="/admin/accounts",
+            name="admin_create_account",
+            summary="Make an account.",
+            body=NewAccount,
+            answer=AccountObject,
+            handle=accounts.create,
+            statuses=(201,),
+            refuses=frozenset({"ledger_unavailable"}),
+        ),
+        _row(
+            method="GET",
+            path="/admin/accounts/{account_id}",
+            name="admin_account",
+            summary="Tell of one account, with its wallet.",
+            answer=AccountObject,
+            handle=accounts.get,
+            refuses=_NOT_FOUND,
+        ),
+        _row(
+            method="PATCH",
+            path="/admin/accounts/{account_id}",
+            name="admin_change_account",
+            summary="Switch an account off or on, or change its limits, margin and zone and whether it may ask /proxy.",
+            body=AccountChange,
+            answer=AccountObject,
+            handle=accounts.change,
+            refuses=_CHANGED,
+        ),
+    ]
 
 
 def _row(*, query: type[Query] = Query, body: type[Any] = Nothing, **row: Any) -> AnyOperation:

@@ -26,7 +26,7 @@ from mcp_gateway.cli.desk import (
 )
 from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_words
 from mcp_gateway.core.gateway import Desk
-from mcp_gateway.core.identity.accounts import Account
+from mcp_gateway.core.identity.accounts import Account, in_percent, margin_of
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.budgets import SetZone
 from mcp_gateway.core.ledger.entries import HeldOf
@@ -39,7 +39,6 @@ app = typer.Typer(help="Accounts and their money.", no_args_is_help=True)
 _SHOWN_MOVES = 10
 _MAX_REFERENCE_CHARS = 255
 _MAX_NOTE_CHARS = 1000
-_PERCENT = re.compile(r"[0-9]{1,4}(\.[0-9]{1,2})?")
 _NEGATIVE = re.compile(r"-\.?[0-9][0-9.]*")
 
 ReferenceOption = Annotated[
@@ -69,8 +68,6 @@ def create_account(
 ) -> None:
     """Make an account."""
     amount_nano = None if credit is None else amount(credit)
-    if not name.strip():
-        fail("an account needs a name")
 
     async def work(desk: Desk) -> None:
         account = await desk.accounts.create(name)
@@ -120,7 +117,7 @@ def show_account(
             f"balance {format_usd(wallet.spendable_nano)} USD, of it granted {format_usd(wallet.granted_nano)};"
             f" held for requests {_held(wallet)}{_leased(wallet, ', set aside for leases ')}",
             f"keys: {states.count('live')} live, {len(states)} in all",
-            f"margin: {_in_percent(found.margin)} %{_proxying(found, '; ')}",
+            f"margin: {in_percent(found.margin)} %{_proxying(found, '; ')}",
             f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
             *(_move_line(move, notes.get(move.id)) for move in moves),
         )
@@ -162,7 +159,7 @@ def change_account(
         if zone is not None:
             await desk.server.decide(SetZone(account, zone))
         days = "" if zone is None else f", days in {zone}"
-        words = f"account {account}, margin {_in_percent(changed.margin)} %{_proxying(changed, ', ')}{days}"
+        words = f"account {account}, margin {in_percent(changed.margin)} %{_proxying(changed, ', ')}{days}"
         facts = await _object(desk, changed) | ({} if zone is None else {"zone": zone})
         answer(words, facts, is_json=is_json)
 
@@ -346,7 +343,7 @@ def _object_of(account: Account, wallet: _Wallet) -> dict[str, Any]:
         "granted_usd": format_usd(wallet.granted_nano),
         "held_usd": None if wallet.held_nano is None else format_usd(wallet.held_nano),
         "leased_usd": format_usd(wallet.leased_nano),
-        "margin_percent": _in_percent(account.margin),
+        "margin_percent": in_percent(account.margin),
         "proxy": account.may_proxy,
         "limits": account.limits.as_object(),
     }
@@ -354,14 +351,10 @@ def _object_of(account: Account, wallet: _Wallet) -> dict[str, Any]:
 
 def _margin(text: str) -> int:
     """Hundredths of a percent."""
-    if not _PERCENT.fullmatch(text):
-        fail(f"--margin takes a percentage such as 20 or 12.5, at most two decimals; not '{shown(text)}'")
-    whole, _, part = text.partition(".")
-    return int(whole) * 100 + int(part.ljust(2, "0"))
-
-
-def _in_percent(margin: int) -> str:
-    return f"{margin / 100:g}"
+    try:
+        return margin_of(text)
+    except ValueError as fault:
+        fail(f"--margin {fault}")
 
 
 def _proxying(account: Account, before: str = "") -> str:
@@ -372,7 +365,7 @@ def _line(account: Account, wallet: _Wallet) -> str:
     amounts = (format_usd(wallet.spendable_nano), format_usd(wallet.granted_nano), _held(wallet))
     columns = "".join(f"{amount:>16}" for amount in amounts)
     state = "" if account.is_active else "(deactivated)"
-    margin = f"margin {_in_percent(account.margin)} %" if account.margin else ""
+    margin = f"margin {in_percent(account.margin)} %" if account.margin else ""
     name, leased = shown(account.name, LISTED_CHARS), _leased(wallet, "leased ")
     notes = " ".join(filter(None, (name, state, margin, _proxying(account), leased, limits_in_words(account.limits))))
     return f"{account.id:<38}{columns}  {notes}"

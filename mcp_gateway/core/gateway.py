@@ -141,8 +141,10 @@ class Gateway:
     blocklist: WatchedFile[frozenset[str]] | None
     tool_servers: ToolServers
     outcomes: OutcomeBook
+    accounts: Accounts
     audit: AuditLog
     webhooks: Webhooks
+    operator: Callable[[Actor], "OperatorDesk"]
     reload: Callable[[Actor], Awaitable[Reloaded]]
     """Read the configuration again. Raises GatewayError `invalid_value` for one that cannot be used."""
 
@@ -150,6 +152,21 @@ class Gateway:
     def settings(self) -> Settings:
         """In force, which may be others after a reload."""
         return self.inference.parts.settings
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorDesk:
+    """What an administrator works on over HTTP: the same as the command line's, within the server.
+
+    `store` notes whatever it writes as theirs, as the others do; `heard` has the server take up what was changed.
+    """
+
+    store: Engine
+    accounts: Accounts
+    keys: KeyRing
+    people: People
+    admin_keys: AdminKeys
+    heard: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +359,9 @@ async def open_gateway(
             inference=inference,
             tool_servers=tool_servers,
             outcomes=outcomes,
+            accounts=Accounts(store, new_id=new_id, now_ms=now_ms),
             audit=AuditLog(store),
+            operator=partial(_operator_desk, store, keys, known_keys),
             reload=reloading.reload,
             webhooks=_webhooks(store, settings),
         )
@@ -396,6 +415,18 @@ def _timed(sync: Sync, metrics: Metrics) -> Sync:
         metrics.fsynced(time.perf_counter() - began_at_s)
 
     return timed
+
+
+def _operator_desk(opened: Store, keys: KeyRing, known_keys: KnownKeys, by: Actor) -> OperatorDesk:
+    store = Auditing(opened, by)
+    return OperatorDesk(
+        store,
+        Accounts(store, new_id=new_id, now_ms=now_ms),
+        keys.written_by(store),
+        People(store, new_id=new_id, now_ms=now_ms),
+        _admin_keys(store),
+        known_keys.catch_up,
+    )
 
 
 def _written_by(store: Store, by: Sequence[Any]) -> Engine:

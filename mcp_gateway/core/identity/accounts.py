@@ -1,6 +1,7 @@
 """Accounts: who keys belong to and money is kept for; their own limits bound all of their keys together."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
@@ -11,6 +12,7 @@ from mcp_gateway.core.text import check_one_line, shown
 
 MAX_MARGIN = 100_000
 """In hundredths of a percent."""
+_PERCENT = re.compile(r"[0-9]{1,4}(\.[0-9]{1,2})?")
 LIMITS_OF = "limits_of_"
 """Before an account's id in the notes of changes: of what all its keys may use together, which changes none of them."""
 
@@ -71,6 +73,16 @@ class AllAccounts(Scan[list[Account]]):
 
 
 @dataclass(frozen=True, slots=True)
+class AccountsPage(Scan[Sequence[Account]]):
+    """The newest first, from those before `before_id` on; of one name, active or not, where that is said."""
+
+    before_id: str | None
+    limit: int
+    name: str | None = None
+    is_active: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AccountById(Read[Account | None]):
     account_id: str
 
@@ -84,8 +96,10 @@ class Accounts:
         self._now_ms = now_ms
 
     async def create(self, name: str) -> Account:
-        """Raises GatewayError `invalid_value` for a name that is no line of text."""
+        """Raises GatewayError `invalid_value` for a name that is no line of text, or empty."""
         check_one_line(name, "name")
+        if not name.strip():
+            raise GatewayError("invalid_value", "An account needs a name.", param="name")
         account = Account(self._new_id("acc"), name, self._now_ms(), True, OwnLimits())
         await self._store.write(CreateAccount(account))
         return account
@@ -93,6 +107,12 @@ class Accounts:
     async def list(self) -> "list[Account]":
         """All accounts, the oldest first; the guests' is the first."""
         return await self._store.read(AllAccounts())
+
+    async def page(
+        self, *, before_id: str | None, limit: int, name: str | None = None, is_active: bool | None = None
+    ) -> Sequence[Account]:
+        """The newest first; see AccountsPage."""
+        return await self._store.read(AccountsPage(before_id, limit, name, is_active))
 
     async def get(self, account_id: str) -> Account:
         """Raises GatewayError `not_found`."""
@@ -119,10 +139,10 @@ class Accounts:
     async def set_margin(self, account_id: str, margin: int) -> None:
         """Have an account pay so many hundredths of a percent above the prices of the settings, from now on.
 
-        Raises GatewayError `invalid_value`, `not_found`, or `conflict` for the guests'.
+        Raises GatewayError `not_found`, or `conflict` for the guests'.
         """
         if not 0 <= margin <= MAX_MARGIN:
-            raise GatewayError("invalid_value", "A margin is from 0 to 1000 percent.")
+            raise ValueError(f"a margin is from 0 to {MAX_MARGIN}")
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "Guests pay nothing.")
         if not await self._store.write(SetAccountMargin(account_id, margin)):
@@ -136,6 +156,21 @@ class Accounts:
             raise GatewayError("conflict", "Guests never ask providers by their own paths.")
         if not await self._store.write(LetAccountProxy(account_id, is_let)):
             raise _unknown(account_id)
+
+
+def margin_of(percent: str) -> int:
+    """Hundredths of a percent. Raises ValueError that says what to write."""
+    if not _PERCENT.fullmatch(percent):
+        raise ValueError(f"takes a percentage such as 20 or 12.5, at most two decimals; not '{shown(percent)}'")
+    whole, _, part = percent.partition(".")
+    margin = int(whole) * 100 + int(part.ljust(2, "0"))
+    if margin > MAX_MARGIN:
+        raise ValueError("is from 0 to 1000 percent")
+    return margin
+
+
+def in_percent(margin: int) -> str:
+    return f"{margin / 100:g}"
 
 
 def _unknown(account_id: str) -> GatewayError:

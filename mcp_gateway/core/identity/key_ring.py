@@ -215,6 +215,12 @@ class KeyRing:
         self._most = most
         self._on_change: list[Callable[[Key], Awaitable[None]]] = []
 
+    def written_by(self, store: Engine) -> "KeyRing":
+        """The same keys, whose changes go through another engine; those who listen hear of them, too."""
+        other = KeyRing(store, new_id=self._new_id, now_ms=self._now_ms, most=self._most)
+        other._on_change = self._on_change
+        return other
+
     # Asking
 
     async def find(self, digest: bytes) -> Key | None:

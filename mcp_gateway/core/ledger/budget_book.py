@@ -71,6 +71,11 @@ class BudgetBook:
         """Of each budget, by the start of the window."""
         self._held = Counter[Spent]()
 
+    @property
+    def zone(self) -> str:
+        """The name of the one in which days begin."""
+        return str(self._zone)
+
     def read(self, told: BudgetsOf) -> None:
         """Know them as they stood, once; what commits have told meanwhile is later, and stays."""
         later, self._told = self._told, []

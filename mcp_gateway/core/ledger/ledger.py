@@ -372,6 +372,10 @@ class Ledger:
         """The account's wallet as of the last commit, less what is held now; empty for an account without one."""
         return (await self._read_wallet(account_id)).balance(self._now_ms())
 
+    async def zone(self, account_id: str) -> str:
+        """In which the account's days begin."""
+        return (await self._read_wallet(account_id)).budgets.zone
+
     async def catch_up(self, entries: Iterable[Entry | RequestRecord]) -> None:
         """Carry out what an earlier process could not; what it had carried out is not done again. Durable."""
         await self._store.write(CatchUp(tuple(entries)))

@@ -1,11 +1,12 @@
 """Accounts, the limits that they and keys set for themselves, and the notes of changes that a running server reads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from mcp_gateway.core.identity.accounts import (
     LIMITS_OF,
     Account,
     AccountById,
+    AccountsPage,
     AllAccounts,
     CreateAccount,
     LetAccountProxy,
@@ -111,6 +112,13 @@ def _all(rows: Rows, _: AllAccounts) -> list[Account]:
     return [_account(row) for row in rows.all(f"SELECT {_COLUMNS} FROM accounts ORDER BY created_at_ms, id")]
 
 
+def _page(rows: Rows, read: AccountsPage) -> Sequence[Account]:
+    asked = {"id < ?": read.before_id, "name = ?": read.name, "is_active = ?": read.is_active}
+    given = {condition: value for condition, value in asked.items() if value is not None}
+    sql = f"SELECT {_COLUMNS} FROM accounts WHERE {' AND '.join(('1', *given))} ORDER BY id DESC LIMIT ?"
+    return [_account(row) for row in rows.all(sql, (*given.values(), read.limit))]
+
+
 def _by_id(rows: Rows, read: AccountById) -> Account | None:
     row = rows.first(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (read.account_id,))
     return None if row is None else _account(row)
@@ -129,5 +137,5 @@ EXECUTORS = Executors(
         SetAccountMargin: _set_margin,
         LetAccountProxy: _let_proxy,
     },
-    reads={AllAccounts: _all, AccountById: _by_id},
+    reads={AllAccounts: _all, AccountsPage: _page, AccountById: _by_id},
 )

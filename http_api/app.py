@@ -6,10 +6,12 @@ from typing import Any, TypedDict
 from starlette.types import ASGIApp
 
 from http_api.admin.accounts import AccountsDoor
+from http_api.admin.admins import AdminsDoor
 from http_api.admin.audit import Audit
 from http_api.admin.configuration import Configuration
 from http_api.admin.reloads import Reloads
 from http_api.admin.table import AdminEndpoints
+from http_api.admin.users import UsersDoor
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
@@ -188,6 +190,8 @@ def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
         audit=Audit(gateway.audit),
         reloads=Reloads(gateway.reload),
         accounts=AccountsDoor(gateway.accounts, gateway.ledger, gateway.operator),
+        users=UsersDoor(gateway.sign_in.people, gateway.operator),
+        admins=AdminsDoor(gateway.operator),
     )
 
 

@@ -24,7 +24,8 @@ _Password = Annotated[str, Field(max_length=1000)]
 """Of which the rules say more; what is longer than any that may be chosen is still compared like one."""
 _Secret = Annotated[str, Field(min_length=1, max_length=200)]
 SESSION_COOKIE = AnswerHeader("Set-Cookie", "string", "The session of a browser, or that it has none any more.")
-_NOT_STORED = (b"cache-control", b"no-store")
+NOT_STORED = (b"cache-control", b"no-store")
+"""Of an answer with a secret."""
 
 
 class LoginBody(BaseModel):
@@ -166,11 +167,11 @@ class PeopleDoor:
 
     async def logout(self, asked: Asked[Query, Nothing]) -> Answered[EndedSessions]:
         await self._sign_in.sign_out(asked.caller.user)
-        return Answered(EndedSessions(ended=1), headers=(self._cookie.cleared, _NOT_STORED))
+        return Answered(EndedSessions(ended=1), headers=(self._cookie.cleared, NOT_STORED))
 
     async def refresh(self, asked: Asked[Query, Nothing]) -> Answered[TokenObject]:
         token = await self._sign_in.token_for(asked.caller.user)
-        return Answered(TokenObject(**self._token_fields(token)), headers=(_NOT_STORED,))
+        return Answered(TokenObject(**self._token_fields(token)), headers=(NOT_STORED,))
 
     async def me(self, asked: Asked[Query, Nothing]) -> UserObject:
         user = asked.caller.user
@@ -181,7 +182,7 @@ class PeopleDoor:
         user = asked.caller.user
         await self._sign_in.delete(user)
         told = DeletedUser(id=user.user_id, deleted=True)
-        return Answered(told, headers=(self._cookie.cleared, _NOT_STORED))
+        return Answered(told, headers=(self._cookie.cleared, NOT_STORED))
 
     async def password(self, asked: Asked[Query, PasswordBody]) -> PasswordChanged:
         body = asked.body
@@ -212,13 +213,14 @@ class PeopleDoor:
         return UserList(object="list", data=[UserObject(**_fields_of(person)) for person in found])
 
     async def invite(self, asked: Asked[Query, InvitationBody]) -> Answered[OneTimeSecretObject]:
+        self._count(asked)  # who is a user already is told as rarely as where they register
         email = None if asked.body.email is None else canonical_email(asked.body.email)
         caller = asked.caller
-        return _told_once(await self._sign_in.invite(caller.user, caller.account_id, email, asked.body.role))
+        return told_once(await self._sign_in.invite(caller.user, caller.account_id, email, asked.body.role))
 
     async def let_choose_password(self, asked: Asked[Query, Nothing]) -> Answered[OneTimeSecretObject]:
         caller, user_id = asked.caller, asked.path["user_id"]
-        return _told_once(await self._sign_in.let_choose_password(caller.user, caller.account_id, user_id))
+        return told_once(await self._sign_in.let_choose_password(caller.user, caller.account_id, user_id))
 
     async def _change_password(self, asked: Asked[Query, PasswordBody]) -> None:
         user = asked.caller.user
@@ -236,16 +238,16 @@ class PeopleDoor:
             user=UserObject(**_fields_of(signed.person)),
             session_id=signed.session.id,
         )
-        return Answered(told, headers=(self._cookie.of(signed.cookie), _NOT_STORED))
+        return Answered(told, headers=(self._cookie.of(signed.cookie), NOT_STORED))
 
     def _token_fields(self, token: str) -> dict[str, Any]:
         lifetime_s = self._sign_in.tokens.lifetime_ms // 1000
         return {"token": token, "token_type": "Bearer", "expires_in": lifetime_s}
 
 
-def _told_once(secret: ToldSecret) -> Answered[OneTimeSecretObject]:
+def told_once(secret: ToldSecret) -> Answered[OneTimeSecretObject]:
     told = OneTimeSecretObject(token=secret.raw, expires_at=secret.expires_at_ms // 1000)
-    return Answered(told, headers=(_NOT_STORED,))
+    return Answered(told, headers=(NOT_STORED,))
 
 
 def _from(asked: Asked[Any, Any]) -> dict[str, str]:

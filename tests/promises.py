@@ -21,6 +21,10 @@ AREAS: dict[str, Area] = {
             "Only the operator's administrators do over HTTP what the operator does, and their keys do nothing that an account's do.": [
                 "tests/doors/test_admin_keys.py",
             ],
+            "What administrators do over HTTP with accounts, keys and users counts at once, and is noted as the commands' changes are.": [
+                "tests/doors/test_admin_accounts.py",
+                "tests/doors/test_admin_users.py",
+            ],
             "What the operator changes is noted with who, when, from where, before and after, in the transaction of the change, and no entry is changed or removed.": [
                 "tests/core/test_audit.py",
                 "tests/test_audit_command.py",

@@ -4,10 +4,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from http_api.admin.accounts import AccountChange, AccountObject, AccountPage, AccountsDoor, AccountsQuery, NewAccount
+from http_api.admin.admins import AdminKeyList, AdminKeyObject, AdminsDoor
 from http_api.admin.audit import Audit, AuditPageAnswer, AuditQuery
 from http_api.admin.configuration import ConfigObject, Configuration, EntryList
 from http_api.admin.reloads import ReloadObject, Reloads
+from http_api.admin.users import (
+    AdministeredUser,
+    AdministeredUserPage,
+    CreatedUser,
+    DeleteUserQuery,
+    NewInvitation,
+    NewUser,
+    UserChange,
+    UsersDoor,
+    UsersQuery,
+)
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
+from http_api.people import DeletedUser, OneTimeSecretObject
 from http_api.query import Query
 from mcp_gateway.core.errors import Code
 
@@ -20,6 +33,8 @@ class AdminEndpoints:
     audit: Audit
     reloads: Reloads
     accounts: AccountsDoor
+    users: UsersDoor
+    admins: AdminsDoor
 
 
 _NOT_FOUND: frozenset[Code] = frozenset({"not_found"})
@@ -32,6 +47,8 @@ def admin_operations(run: AdminEndpoints) -> list[AnyOperation]:
         _audit(run.audit),
         _reload(run.reloads),
         *_accounts(run.accounts),
+        *_users(run.users),
+        *_admins(run.admins),
     ]
 
 
@@ -136,6 +153,103 @@ def _accounts(accounts: AccountsDoor) -> list[AnyOperation]:
             answer=AccountObject,
             handle=accounts.change,
             refuses=_CHANGED,
+        ),
+    ]
+
+
+def _users(users: UsersDoor) -> list[AnyOperation]:
+    return [
+        _row(
+            method="GET",
+            path="/admin/users",
+            name="admin_users",
+            summary="List all users, the newest first.",
+            query=UsersQuery,
+            answer=AdministeredUserPage,
+            handle=users.list,
+        ),
+        _row(
+            method="POST",
+            path="/admin/users",
+            name="admin_create_user",
+            summary="Make a user, and a secret by which they choose a password, which is shown this once.",
+            body=NewUser,
+            answer=CreatedUser,
+            handle=users.create,
+            statuses=(201,),
+            refuses=_CHANGED,
+        ),
+        _row(
+            method="POST",
+            path="/admin/invitations",
+            name="admin_invite",
+            summary="Make a secret by which somebody registers, once.",
+            body=NewInvitation,
+            answer=OneTimeSecretObject,
+            handle=users.invite,
+            statuses=(201,),
+            refuses=_CHANGED,
+        ),
+        _row(
+            method="GET",
+            path="/admin/users/{user_id}",
+            name="admin_user",
+            summary="Tell of one user.",
+            answer=AdministeredUser,
+            handle=users.get,
+            refuses=_NOT_FOUND,
+        ),
+        _row(
+            method="PATCH",
+            path="/admin/users/{user_id}",
+            name="admin_change_user",
+            summary="Change a user's role, let them sign in or not, or let them administer the gateway or not.",
+            body=UserChange,
+            answer=AdministeredUser,
+            handle=users.change,
+            refuses=_CHANGED,
+        ),
+        _row(
+            method="POST",
+            path="/admin/users/{user_id}/password",
+            name="admin_let_choose_password",
+            summary="Make a secret by which a user chooses a new password, once.",
+            answer=OneTimeSecretObject,
+            handle=users.let_choose_password,
+            statuses=(201,),
+            refuses=_CHANGED,
+        ),
+        _row(
+            method="DELETE",
+            path="/admin/users/{user_id}",
+            name="admin_delete_user",
+            summary="Delete a user: sessions, keys and the e-mail address; the account's books stay.",
+            query=DeleteUserQuery,
+            answer=DeletedUser,
+            handle=users.delete,
+            refuses=_CHANGED,
+        ),
+    ]
+
+
+def _admins(admins: AdminsDoor) -> list[AnyOperation]:
+    return [
+        _row(
+            method="GET",
+            path="/admin/admins",
+            name="admin_admins",
+            summary="List the keys of administrators.",
+            answer=AdminKeyList,
+            handle=admins.list,
+        ),
+        _row(
+            method="DELETE",
+            path="/admin/admins/{key_id}",
+            name="admin_revoke_admin",
+            summary="End an administrator's key for good.",
+            answer=AdminKeyObject,
+            handle=admins.revoke,
+            refuses=_NOT_FOUND | {"ledger_unavailable"},
         ),
     ]
 

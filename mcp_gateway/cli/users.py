@@ -35,6 +35,9 @@ UserArgument = Annotated[str, typer.Argument(help="The user's e-mail address or 
 AccountOption = Annotated[str | None, typer.Option("--account", help="An account that there is; left out: a new one.")]
 RoleOption = Annotated[str, typer.Option(help=f"In the account: {', '.join(ROLES)}.")]
 AdministratorOption = Annotated[bool, typer.Option("--administrator", help="Let the user run the gateway, too.")]
+EvenLastOption = Annotated[
+    bool, typer.Option("--even-last", help="Also where no other owner of the account, or no administrator, is left.")
+]
 StdinOption = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from one line of the standard input.")
 ]
@@ -98,6 +101,36 @@ def invite_user(
     at_desk(config, data_dir, work)
 
 
+@app.command("change")
+def change_user(
+    user: UserArgument,
+    role: Annotated[str | None, typer.Option(help=f"In the account: {', '.join(ROLES)}. Left out: as it was.")] = None,
+    is_administrator: Annotated[
+        bool | None,
+        typer.Option(
+            "--administrator/--no-administrator", help="Whether they run the gateway, too. Left out: as it was."
+        ),
+    ] = None,
+    even_last: EvenLastOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Give a user another role in the account, or let them run the gateway, or not; sessions go on with it at once."""
+    asked_role = None if role is None else _role(role)
+
+    async def work(desk: Desk) -> None:
+        person = await desk.people.named(user)
+        changed = await desk.people.change(
+            person.id, role=asked_role, is_administrator=is_administrator, even_last=even_last
+        )
+        words = f"user {changed.id} ({shown(changed.email, LISTED_CHARS)}), {changed.role} of {changed.account_id}"
+        words += ", administrator" if changed.is_administrator else ""
+        answer(words, _object_of(changed), is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
 @app.command("list")
 def list_users(
     account: Annotated[str | None, typer.Option("--account", help="Those of one account alone.")] = None,
@@ -119,6 +152,7 @@ def list_users(
 def disable_user(
     user: UserArgument,
     undo: Annotated[bool, typer.Option("--undo", help="Let the user sign in again.")] = False,
+    even_last: EvenLastOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
@@ -127,7 +161,7 @@ def disable_user(
 
     async def work(desk: Desk) -> None:
         person = await desk.people.named(user)
-        await desk.people.set_active(person.id, is_active=undo)
+        await desk.people.set_active(person.id, is_active=undo, even_last=even_last)
         words = f"user {person.id} {'may sign in again' if undo else 'signs in no longer'}"
         answer(words, _object_of(await desk.people.get(person.id)), is_json=is_json)
 
@@ -161,13 +195,17 @@ def reset_password(
 
 @app.command("delete")
 def delete_user(
-    user: UserArgument, config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False
+    user: UserArgument,
+    even_last: EvenLastOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
 ) -> None:
     """Delete a user: sessions, keys and the e-mail address go at once; the account's books stay, without a name."""
 
     async def work(desk: Desk) -> None:
         person = await desk.people.named(user)
-        await desk.people.delete(person.id)
+        await desk.people.delete(person.id, even_last=even_last)
         answer(f"user {person.id} is deleted", {"id": person.id, "account": person.account_id}, is_json=is_json)
 
     at_desk(config, data_dir, work)

@@ -151,11 +151,12 @@ class Mint:
     async def check_may_take(self, caller: Caller, key: Key, allowance: Allowance) -> None:
         """Of whoever is to be given a secret of this key, which has this allowance.
 
-        Raises GatewayError `insufficient_permissions` for a secret that was replaced itself, and for another key than
-        the caller's own that may do what it may not.
+        An owner may have that of each key of the account, to which the operator gave whatever it may; a key may not,
+        else it would gain. Raises GatewayError `insufficient_permissions` for a secret that was replaced itself, and
+        for another key than the caller's own that may do what it may not.
         """
         caller.check_secret_is_current()
-        if key.id == caller.key_id:
+        if key.id == caller.key_id or (isinstance(caller.principal, User) and caller.principal.role == "owner"):
             return
         maker = await self._maker_for(caller)
         more = next(self._more(caller, maker, key, allowance), None)

@@ -18,6 +18,7 @@ from mcp_gateway.core.identity.admin_keys import AdminKey, AdminKeyById, CreateA
 from mcp_gateway.core.identity.key_ring import ChangeKey, CreateKey, EndedKeys, EndKeys, KeyById, RotateKey
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.people import (
+    ChangePerson,
     CreatePerson,
     Credentials,
     DeletePerson,
@@ -139,6 +140,7 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     CreatePerson: lambda write: _of_person("user.create", write.new.id),
     SetPassword: _password_set,
     SetPersonActive: _person_switched,
+    ChangePerson: lambda write: _of_person("user.change", write.user_id),
     DeletePerson: _person_deleted,
     KeepSecret: _secret_made,
     Move: _money,

@@ -4,7 +4,7 @@ Knows neither passwords, only their hashes, nor sessions.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -110,10 +110,28 @@ class RenewHash(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class SetPersonActive(Write[None]):
-    """Ends the sessions of whoever is switched off, and the secrets that they made for others."""
+    """Ends the sessions of whoever is switched off, and the secrets that they made for others.
+
+    Raises GatewayError `conflict` as ChangePerson.
+    """
 
     user_id: str
     is_active: bool
+    even_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePerson(Write[None]):
+    """None: as it was. Whoever owns, or runs the gateway, no longer loses the secrets that they made for others.
+
+    Raises GatewayError `not_found`; `conflict` where nobody else owns the account, or runs the gateway, who may sign
+    in, unless it is to be `even_last`.
+    """
+
+    user_id: str
+    role: Role | None
+    is_administrator: bool | None
+    even_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +140,12 @@ class DeletePerson(Write[None]):
     user made end, and those that these made.
 
     With the last user of an account that was made for its first one all its keys end, and its name, invitations and
-    webhook go.
+    webhook go. Raises GatewayError `conflict` as ChangePerson; an account in which nobody is left needs no owner.
     """
 
     user_id: str
     at_ms: int
+    even_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +210,16 @@ class AllPeople(Scan[list[Person]]):
 
 
 @dataclass(frozen=True, slots=True)
+class PeoplePage(Scan[Sequence[Person]]):
+    """The newest first, from those before `before_id` on; of one account or address, where that is said."""
+
+    before_id: str | None
+    limit: int
+    account_id: str | None = None
+    email: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HasAccounts(Read[bool]):
     """Whether there is an account beside the guests'."""
 
@@ -238,6 +267,12 @@ class People:
         """The oldest first; of one account or of all."""
         return await self._store.read(AllPeople(account_id))
 
+    async def page(
+        self, *, before_id: str | None, limit: int, account_id: str | None = None, email: str | None = None
+    ) -> Sequence[Person]:
+        """The newest first; see PeoplePage."""
+        return await self._store.read(PeoplePage(before_id, limit, account_id, email))
+
     async def are_accounts_there(self) -> bool:
         """Beside the guests'."""
         return await self._store.read(HasAccounts())
@@ -282,13 +317,20 @@ class People:
         """Keep the same password's hash by today's parameters."""
         await self._store.write(RenewHash(user_id, before, after))
 
-    async def set_active(self, user_id: str, *, is_active: bool) -> None:
-        """Let a user sign in, or not any more."""
-        await self._store.write(SetPersonActive(user_id, is_active))
+    async def set_active(self, user_id: str, *, is_active: bool, even_last: bool = False) -> None:
+        """Let a user sign in, or not any more. Raises GatewayError as SetPersonActive."""
+        await self._store.write(SetPersonActive(user_id, is_active, even_last))
 
-    async def delete(self, user_id: str) -> None:
+    async def change(
+        self, user_id: str, *, role: Role | None, is_administrator: bool | None, even_last: bool = False
+    ) -> Person:
+        """Give a user another role in their account, or let them run the gateway, or not. Raises as ChangePerson."""
+        await self._store.write(ChangePerson(user_id, role, is_administrator, even_last))
+        return await self.get(user_id)
+
+    async def delete(self, user_id: str, *, even_last: bool = False) -> None:
         """See DeletePerson."""
-        await self._store.write(DeletePerson(user_id, self._now_ms()))
+        await self._store.write(DeletePerson(user_id, self._now_ms(), even_last))
 
     async def invite(
         self,
@@ -338,6 +380,21 @@ class People:
 
 def unknown_user(name: str) -> GatewayError:
     return GatewayError("not_found", f"There is no user '{shown(name)}'.")
+
+
+def last_owner() -> GatewayError:
+    message = "Nobody else who may sign in owns this account: say with `even_last` that nobody is to."
+    return GatewayError("conflict", message, param="even_last")
+
+
+def last_administrator() -> GatewayError:
+    message = "No other user who may sign in is an administrator: say with `even_last` that none is to be."
+    return GatewayError("conflict", message, param="even_last")
+
+
+def may_let_nobody_in() -> GatewayError:
+    """Of a user who has made a secret for another and owns no account, nor runs the gateway."""
+    return GatewayError("insufficient_permissions", "Only an owner of the account may do this.")
 
 
 def wrong_credentials() -> GatewayError:

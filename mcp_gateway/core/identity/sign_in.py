@@ -147,7 +147,7 @@ class SignIn:
 
     async def delete(self, user: User) -> None:
         """Sessions, keys and the e-mail address go; the account's books stay."""
-        await self.people.delete(user.user_id)
+        await self.people.delete(user.user_id, even_last=True)
         await self._heard()
 
     async def _check_may_register(self, email: str, secret: str | None) -> bool:

@@ -1,5 +1,7 @@
 """Users, their sessions, the secrets that let somebody in once, and what signs tokens."""
 
+from collections.abc import Sequence
+
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.access_tokens import AllSigningKeys, MakeSigningKey, SigningKey
@@ -8,6 +10,7 @@ from mcp_gateway.core.identity.key_ring import EndKeys
 from mcp_gateway.core.identity.keys import unknown_account
 from mcp_gateway.core.identity.people import (
     AllPeople,
+    ChangePerson,
     CreatePerson,
     Credentials,
     DeletePerson,
@@ -16,6 +19,7 @@ from mcp_gateway.core.identity.people import (
     NewPerson,
     NoteMadeBy,
     OneTimeSecret,
+    PeoplePage,
     Person,
     PersonByEmail,
     PersonById,
@@ -25,8 +29,12 @@ from mcp_gateway.core.identity.people import (
     SetPasswordBySecret,
     SetPersonActive,
     email_taken,
+    last_administrator,
+    last_owner,
+    may_let_nobody_in,
     registration_closed,
     too_many_invitations,
+    unknown_user,
     useless_secret,
     wrong_credentials,
 )
@@ -78,6 +86,10 @@ _FORGET_NAME = """
 UPDATE accounts SET name = '' WHERE id = (SELECT account_id FROM memberships WHERE user_id = ?1)
 AND name = (SELECT email FROM users WHERE id = ?1)
 """
+_OTHERS_ROLES = (
+    "SELECT role FROM memberships JOIN users ON id = user_id WHERE account_id = ? AND user_id <> ? AND is_active"
+)
+_OTHER_ADMINISTRATORS = "SELECT 1 FROM users WHERE is_administrator AND is_active AND id <> ? LIMIT 1"
 _MOST_INVITATIONS = 100
 """Open ones to an account."""
 _ALL = 1_000_000
@@ -153,14 +165,60 @@ def _renew_hash(transaction: Transaction, write: RenewHash) -> None:
 
 
 def _set_active(transaction: Transaction, write: SetPersonActive) -> None:
+    if not (write.is_active or write.even_last):
+        _check_others_there(transaction, write.user_id)
     transaction.execute("UPDATE users SET is_active = ? WHERE id = ?", (write.is_active, write.user_id))
     if not write.is_active:
         _end_made_secrets(transaction, write.user_id)
         _end_sessions(transaction, EndSessions(write.user_id, None))
 
 
+def _change(transaction: Transaction, write: ChangePerson) -> None:
+    found = _by_id(transaction, PersonById(write.user_id))
+    if found is None:
+        raise unknown_user(write.user_id)
+    was, user_id = found.person, write.user_id
+    role = was.role if write.role is None else write.role
+    is_administrator = was.is_administrator if write.is_administrator is None else write.is_administrator
+    if not write.even_last and was.is_active:
+        if was.role == "owner" != role:
+            _check_owned_by_others(transaction, was, is_staying=True)
+        if was.is_administrator and not is_administrator:
+            _check_run_by_others(transaction, was)
+    transaction.execute("UPDATE memberships SET role = ? WHERE user_id = ?", (role, user_id))
+    transaction.execute("UPDATE users SET is_administrator = ? WHERE id = ?", (is_administrator, user_id))
+    if (was.role == "owner" != role) or (was.is_administrator and not is_administrator):
+        _end_made_secrets(transaction, user_id)
+    note_change(transaction, user_id)
+
+
+def _check_others_there(rows: Rows, user_id: str) -> None:
+    """Raises GatewayError `conflict` where an account that others are in, or the gateway, would be left to nobody."""
+    found = _by_id(rows, PersonById(user_id))
+    if found is None or not found.person.is_active:
+        return
+    _check_owned_by_others(rows, found.person)
+    _check_run_by_others(rows, found.person)
+
+
+def _check_owned_by_others(rows: Rows, person: Person, *, is_staying: bool = False) -> None:
+    """Of an account in which nobody is left, nobody need be an owner."""
+    if person.role != "owner":
+        return
+    others = [role for (role,) in rows.all(_OTHERS_ROLES, (person.account_id, person.id))]
+    if (others or is_staying) and "owner" not in others:
+        raise last_owner()
+
+
+def _check_run_by_others(rows: Rows, person: Person) -> None:
+    if person.is_administrator and not rows.first(_OTHER_ADMINISTRATORS, (person.id,)):
+        raise last_administrator()
+
+
 def _delete(transaction: Transaction, write: DeletePerson) -> None:
     user_id = write.user_id
+    if not write.even_last:
+        _check_others_there(transaction, user_id)
     account_id = _left_behind(transaction, user_id)
     if key_ids := tuple(key_id for (key_id,) in transaction.all(_ENDING_KEYS, (user_id, account_id))):
         transaction.run(EndKeys(key_ids, write.at_ms, _ALL))
@@ -218,6 +276,13 @@ def _people(rows: Rows, read: AllPeople) -> list[Person]:
     return [_person(row) for row in rows.all(f"{_PERSON} {one} ORDER BY created_at_ms, id", asked)]
 
 
+def _page(rows: Rows, read: PeoplePage) -> Sequence[Person]:
+    asked = {"id < ?": read.before_id, "account_id = ?": read.account_id, "email = ?": read.email}
+    given = {condition: value for condition, value in asked.items() if value is not None}
+    sql = f"{_PERSON} WHERE {' AND '.join(('1', *given))} ORDER BY id DESC LIMIT ?"
+    return [_person(row) for row in rows.all(sql, (*given.values(), read.limit))]
+
+
 def _credentials(row: Row | None) -> Credentials | None:
     return None if row is None else Credentials(_person(row), row[-1])
 
@@ -241,7 +306,7 @@ def _keep(transaction: Transaction, write: KeepSecret) -> bool:
     if secret.purpose == "first_administrator" and transaction.first(_HAS_USERS) is not None:
         return False
     if secret.made_by is not None:
-        _check_may_sign_in(transaction, secret.made_by)
+        _check_may_let_in(transaction, secret.made_by)
     if secret.user_id is not None and _by_id(transaction, PersonById(secret.user_id)) is None:
         raise GatewayError("not_found", "There is no such user.")
     if secret.account_id and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (secret.account_id,)):
@@ -276,6 +341,16 @@ def _check_may_sign_in(rows: Rows, user_id: str) -> None:
     """Raises GatewayError `expired_session` for a user who was switched off, or went, since they were let in."""
     if not rows.first("SELECT 1 FROM users WHERE id = ? AND is_active", (user_id,)):
         raise session_refusal("expired_session")
+
+
+def _check_may_let_in(rows: Rows, user_id: str) -> None:
+    """The same, and GatewayError `insufficient_permissions` for one who owns, or runs the gateway, no longer."""
+    _check_may_sign_in(rows, user_id)
+    lets_in = (
+        "SELECT 1 FROM users JOIN memberships ON user_id = id WHERE id = ? AND (role = 'owner' OR is_administrator)"
+    )
+    if not rows.first(lets_in, (user_id,)):
+        raise may_let_nobody_in()
 
 
 def _email_of_secret(rows: Rows, read: SecretEmail) -> str | None:
@@ -372,6 +447,7 @@ EXECUTORS = Executors(
         SetPasswordBySecret: _set_password_by_secret,
         RenewHash: _renew_hash,
         SetPersonActive: _set_active,
+        ChangePerson: _change,
         DeletePerson: _delete,
         NoteMadeBy: _note_made_by,
         KeepSecret: _keep,
@@ -385,6 +461,7 @@ EXECUTORS = Executors(
         PersonById: _by_id,
         PersonByEmail: _by_email,
         AllPeople: _people,
+        PeoplePage: _page,
         HasAccounts: _has_accounts,
         SecretEmail: _email_of_secret,
         SessionById: _session_by_id,

@@ -9,6 +9,7 @@ from http_api.admin.accounts import AccountsDoor
 from http_api.admin.admins import AdminsDoor
 from http_api.admin.audit import Audit
 from http_api.admin.configuration import Configuration
+from http_api.admin.keys import AccountKeysDoor
 from http_api.admin.reloads import Reloads
 from http_api.admin.table import AdminEndpoints
 from http_api.admin.users import UsersDoor
@@ -21,6 +22,7 @@ from http_api.feedback import Feedback
 from http_api.generations import Generations
 from http_api.health import Health, MetricsPage
 from http_api.inference import InferenceEndpoint
+from http_api.key_objects import KeyObjects
 from http_api.keys import Keys
 from http_api.limits import Limits
 from http_api.messages import TokenCounts, betas_in
@@ -145,8 +147,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
             gateway.mint,
             gateway.authenticator,
             gateway.idempotency,
-            gateway.ledger,
-            gateway.history,
+            _key_objects(gateway),
             gateway.published,
             now_ms,
         ),
@@ -184,12 +185,19 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
     )
 
 
+def _key_objects(gateway: Gateway) -> KeyObjects:
+    return KeyObjects(gateway.authenticator, gateway.ledger, gateway.history, gateway.published, now_ms)
+
+
 def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
     return AdminEndpoints(
         configuration=Configuration(lambda: gateway.settings),
         audit=Audit(gateway.audit),
         reloads=Reloads(gateway.reload),
         accounts=AccountsDoor(gateway.accounts, gateway.ledger, gateway.operator),
+        keys=AccountKeysDoor(
+            gateway.keys, gateway.mint, gateway.idempotency, _key_objects(gateway), gateway.operator, now_ms
+        ),
         users=UsersDoor(gateway.sign_in.people, gateway.operator),
         admins=AdminsDoor(gateway.operator),
     )

@@ -21,18 +21,8 @@ from http_api.feedback import Feedback, FeedbackBody, FeedbackObject
 from http_api.generations import GenerationObject, GenerationQuery, Generations
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import HEADERS, IGNORED, InferenceEndpoint, InferenceQuery
-from http_api.keys import (
-    CreatedKey,
-    KeyChange,
-    KeyObject,
-    KeyPage,
-    Keys,
-    KeysQuery,
-    NewKey,
-    RevokedKey,
-    RevokeQuery,
-    Rotation,
-)
+from http_api.key_objects import CreatedKey, KeyObject, KeyPage, RevokedKey
+from http_api.keys import KeyChange, Keys, KeysQuery, NewKey, RevokeQuery, Rotation
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import ESTIMATED, CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
 from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models, ModelsQuery

@@ -22,6 +22,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_admin_keys.py",
             ],
             "What administrators do over HTTP with accounts, keys and users counts at once, and is noted as the commands' changes are.": [
+                "tests/doors/test_admin_account_keys.py",
                 "tests/doors/test_admin_accounts.py",
                 "tests/doors/test_admin_users.py",
             ],

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from http_api.admin.actors import Desks, desk_for
-from http_api.admin.own_limits import OwnLimit, OwnLimitsObject, own_limits_in
+from http_api.admin.own_limits import OwnLimitsChange, OwnLimitsObject, own_limits_in
 from http_api.operations import Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
@@ -35,19 +35,13 @@ class NewAccount(BaseModel):
     name: Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 
 
-class AccountChange(BaseModel):
+class AccountChange(OwnLimitsChange):
     """What PATCH takes; what is left out stays as it is. A zone is named as in Europe/Berlin."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     active: bool | None = None
     margin_percent: Annotated[str, Field(max_length=20)] | None = None
     proxy: bool | None = None
     zone: Annotated[str, Field(max_length=100)] | None = None
-    requests_per_minute: OwnLimit | None = None
-    requests_per_day: OwnLimit | None = None
-    tokens_per_minute: OwnLimit | None = None
-    in_flight: OwnLimit | None = None
 
 
 class AccountObject(WalletObject, Told):

@@ -7,6 +7,16 @@ from http_api.admin.accounts import AccountChange, AccountObject, AccountPage, A
 from http_api.admin.admins import AdminKeyList, AdminKeyObject, AdminsDoor
 from http_api.admin.audit import Audit, AuditPageAnswer, AuditQuery
 from http_api.admin.configuration import ConfigObject, Configuration, EntryList
+from http_api.admin.keys import (
+    AccountKeyChange,
+    AccountKeyObject,
+    AccountKeyPage,
+    AccountKeysDoor,
+    AccountKeysQuery,
+    CreatedAccountKey,
+    NewAccountKey,
+    RevokedAccountKey,
+)
 from http_api.admin.reloads import ReloadObject, Reloads
 from http_api.admin.users import (
     AdministeredUser,
@@ -19,6 +29,7 @@ from http_api.admin.users import (
     UsersDoor,
     UsersQuery,
 )
+from http_api.keys import RevokeQuery, Rotation
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.people import DeletedUser, OneTimeSecretObject
 from http_api.query import Query
@@ -33,6 +44,7 @@ class AdminEndpoints:
     audit: Audit
     reloads: Reloads
     accounts: AccountsDoor
+    keys: AccountKeysDoor
     users: UsersDoor
     admins: AdminsDoor
 
@@ -47,6 +59,7 @@ def admin_operations(run: AdminEndpoints) -> list[AnyOperation]:
         _audit(run.audit),
         _reload(run.reloads),
         *_accounts(run.accounts),
+        *_keys(run.keys),
         *_users(run.users),
         *_admins(run.admins),
     ]
@@ -153,6 +166,78 @@ def _accounts(accounts: AccountsDoor) -> list[AnyOperation]:
             answer=AccountObject,
             handle=accounts.change,
             refuses=_CHANGED,
+        ),
+    ]
+
+
+_MADE: frozenset[Code] = _CHANGED | {"idempotency_mismatch", "requests_per_day", "requests_per_minute"}
+_SET_ASIDE: frozenset[Code] = frozenset(
+    {"insufficient_balance", "below_minimum_balance", "budget_exhausted", "balance_held"}
+)
+"""Of what a lease takes."""
+
+
+def _keys(keys: AccountKeysDoor) -> list[AnyOperation]:
+    return [
+        _row(
+            method="GET",
+            path="/admin/keys",
+            name="admin_keys",
+            summary="List the keys of all accounts or of one, the newest first.",
+            query=AccountKeysQuery,
+            answer=AccountKeyPage,
+            handle=keys.list,
+            refuses=frozenset({"overloaded"}),
+        ),
+        _row(
+            method="POST",
+            path="/admin/keys",
+            name="admin_create_key",
+            summary="Make a key for an account, which is shown this once.",
+            body=NewAccountKey,
+            answer=CreatedAccountKey,
+            handle=keys.create,
+            statuses=(201,),
+            refuses=_MADE | _SET_ASIDE,
+        ),
+        _row(
+            method="GET",
+            path="/admin/keys/{key_id}",
+            name="admin_key",
+            summary="Tell of one key.",
+            answer=AccountKeyObject,
+            handle=keys.get,
+            refuses=_NOT_FOUND,
+        ),
+        _row(
+            method="PATCH",
+            path="/admin/keys/{key_id}",
+            name="admin_change_key",
+            summary="Change what a key may and what is said of it, or bound it by further budgets.",
+            body=AccountKeyChange,
+            answer=AccountKeyObject,
+            handle=keys.change,
+            refuses=_CHANGED | {"insufficient_permissions"},
+        ),
+        _row(
+            method="POST",
+            path="/admin/keys/{key_id}/rotate",
+            name="admin_rotate_key",
+            summary="Give a key a new secret, which is shown this once; the old one ends when that is asked for.",
+            body=Rotation,
+            answer=CreatedAccountKey,
+            handle=keys.rotate,
+            refuses=_MADE,
+        ),
+        _row(
+            method="DELETE",
+            path="/admin/keys/{key_id}",
+            name="admin_revoke_key",
+            summary="End a key for good, and those that it made where `with_made` says so.",
+            query=RevokeQuery,
+            answer=RevokedAccountKey,
+            handle=keys.revoke,
+            refuses=_NOT_FOUND | {"ledger_unavailable"},
         ),
     ]
 

@@ -69,6 +69,26 @@ class WantedKey:
     particulars: ParticularsChange = field(default_factory=ParticularsChange)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyForAccount:
+    """What the operator gives a key of an account: nothing bounds it but what is said here."""
+
+    account_id: str
+    name: str
+    is_test: bool
+    limits: OwnLimits
+    scopes: Collection[KeyScope] | None
+    expires_at_ms: int | None
+    models: Collection[str] | None
+    budgets: Sequence[WantedBudget]
+    group: str | None
+    may_mint_over_mcp: bool
+    mcp_servers: Collection[str]
+    offers_mcp_tools: bool
+    routing: RoutingDefaults
+    particulars: Particulars
+
+
 class MintedKey(NamedTuple):
     """A new key with its budgets; `raw` is the key itself, which is not kept."""
 
@@ -147,6 +167,47 @@ class Mint:
             if wanted.end is None or refusal.param != "expires_at":
                 raise
             raise GatewayError(refusal.code, refusal.message, param=wanted.end.param) from None
+
+    async def give(
+        self,
+        keys: KeyRing,
+        wanted: KeyForAccount,
+        keep: Callable[[Key, Sequence[BudgetStanding]], Write[None] | None],
+    ) -> MintedKey:
+        """A key that the operator makes, through a ring that notes that; with its budgets, in one transaction.
+
+        Raises GatewayError as KeyRing.create; for a lease as Leases.make.
+        """
+        account_id, key_id = wanted.account_id, self._new_id("key")
+        group = None if wanted.group is None else await self._ledger.group(account_id, wanted.group)
+        if wanted.budgets:
+            await self._ledger.budgets_held_by(account_id, ())  # so that its zone is known
+        budgets = self._budgets(account_id, key_id, wanted.budgets, wanted.expires_at_ms)
+        standings = [self._ledger.new_budget(budget) for budget in budgets]
+
+        async def create(decided: MakeBudgets) -> MintedKey:
+            key, raw = await keys.create(
+                account_id,
+                name=wanted.name,
+                is_test=wanted.is_test,
+                limits=wanted.limits,
+                scopes=wanted.scopes,
+                expires_at_ms=wanted.expires_at_ms,
+                group=wanted.group,
+                models=wanted.models,
+                may_mint_over_mcp=wanted.may_mint_over_mcp,
+                mcp_servers=wanted.mcp_servers,
+                offers_mcp_tools=wanted.offers_mcp_tools,
+                routing=wanted.routing,
+                particulars=wanted.particulars,
+                key_id=key_id,
+                keep=lambda key: keep(replace(key, group=wanted.group), standings),
+                and_then=lambda _: [decided] if decided.budgets else [],
+            )
+            return MintedKey(key, raw, standings)
+
+        above = () if group is None else (group.id,)
+        return await self._leases.make(MakeBudgets(budgets, above=above), create)
 
     async def check_may_take(self, caller: Caller, key: Key, allowance: Allowance) -> None:
         """Of whoever is to be given a secret of this key, which has this allowance.

@@ -174,6 +174,17 @@ class KeysPage(Report[Sequence[Key]]):
 
 
 @dataclass(frozen=True, slots=True)
+class AnyKeysPage(Scan[Sequence[Key]]):
+    """The newest first, of one account or of all, for the operator."""
+
+    account_id: str | None
+    before_id: str | None
+    limit: int
+    state: State | None
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChangesAfter(Read[Changes | None]):
     number: int
 
@@ -272,6 +283,12 @@ class KeyRing:
         Of those `within` a key it is that one and what it has made, and what that made.
         """
         return await self._store.read(KeysPage(account_id, before_id, limit, state, self._now_ms(), within))
+
+    async def any_page(
+        self, account_id: str | None, *, before_id: str | None, limit: int, state: State | None = None
+    ) -> Sequence[Key]:
+        """As `page`, for the operator; of all accounts where none is named."""
+        return await self._store.read(AnyKeysPage(account_id, before_id, limit, state, self._now_ms()))
 
     async def changes_after(self, number: int) -> Changes | None:
         """Changes of keys and accounts, by whichever process; None where there are none."""

@@ -14,6 +14,7 @@ from mcp_gateway.core.identity.key_ring import (
     AccountLimits,
     AccountLimitsOf,
     AllKeys,
+    AnyKeysPage,
     ChangeKey,
     Changes,
     ChangesAfter,
@@ -479,14 +480,19 @@ def _all(rows: Rows, read: AllKeys) -> list[Key]:
 
 
 def _page(rows: Rows, read: KeysPage) -> Sequence[Key]:
-    conditions = ["keys.account_id = :account_id"]
+    return _newest(rows, read, ["keys.account_id = :account_id", *([] if read.within is None else [_WITHIN])])
+
+
+def _any_page(rows: Rows, read: AnyKeysPage) -> Sequence[Key]:
+    return _newest(rows, read, [] if read.account_id is None else ["keys.account_id = :account_id"])
+
+
+def _newest(rows: Rows, read: KeysPage | AnyKeysPage, conditions: list[str]) -> Sequence[Key]:
     if read.before_id is not None:
         conditions.append("keys.id < :before_id")
     if read.state is not None:
         conditions.append(_CONDITIONS[read.state])
-    if read.within is not None:
-        conditions.append(_WITHIN)
-    sql = f"{_SELECT} WHERE {' AND '.join(conditions)} ORDER BY keys.id DESC LIMIT :limit"
+    sql = f"{_SELECT} WHERE {' AND '.join(('1', *conditions))} ORDER BY keys.id DESC LIMIT :limit"
     values = {field.name: getattr(read, field.name) for field in fields(read)}
     return [_key(row) for row in rows.all(sql, values)]
 
@@ -543,6 +549,7 @@ EXECUTORS = Executors(
         AccountLimitsOf: _account_limits,
         AllKeys: _all,
         KeysPage: _page,
+        AnyKeysPage: _any_page,
         ChangesAfter: _changes_after,
         LiveKeysMade: _live_keys_made,
         LiveMintedBy: _live_minted_by,

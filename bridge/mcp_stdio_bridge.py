@@ -278,7 +278,7 @@ async def refusal(response: httpx2.Response) -> Problem:
     body = await response.aread()
     try:
         error = json.loads(body)["error"]
-        message = str(error["message"])
+        message = f"{error['message']}{_key_hint(response)}"
     except (ValueError, KeyError, TypeError, RecursionError):
         return HttpRefusal(_status_text(response), data={"type": "http_error", "status": response.status_code})
     if isinstance(error.get("code"), int):
@@ -291,7 +291,21 @@ async def refusal(response: httpx2.Response) -> Problem:
 def _status_text(response: httpx2.Response) -> str:
     text = f"The server answered {response.status_code} {response.reason_phrase}".rstrip()
     location = response.headers.get("location")
-    return f"{text}, redirecting to {location}: use that URL if it is the right one" if location else text
+    where = f", redirecting to {location}: use that URL if it is the right one" if location else ""
+    hint = _key_hint(response)
+    return f"{text}{where}.{hint}" if hint else f"{text}{where}"
+
+
+def _key_hint(response: httpx2.Response) -> str:
+    """What to do where a server would have a person sign in, which only a client that has a browser can do."""
+    if response.status_code != HTTPStatus.UNAUTHORIZED or "resource_metadata" not in response.headers.get(
+        "www-authenticate", ""
+    ):
+        return ""
+    return (
+        " The server would have one sign in, which this bridge cannot: put an API key into GATEWAY_API_KEY; a guest "
+        "asks a gateway at /v1/mcp/guest."
+    )
 
 
 def one_line(text: str) -> str:

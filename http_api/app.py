@@ -16,6 +16,7 @@ from http_api.admin.users import UsersDoor
 from http_api.any_server import AnyServer
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
+from http_api.challenges import Challenges
 from http_api.condition import Judge
 from http_api.current_key import CurrentKey
 from http_api.feedback import Feedback
@@ -39,11 +40,13 @@ from http_api.openapi import Document
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
 from http_api.people import PeopleDoor
+from http_api.protected_resources import ProtectedResources
 from http_api.proxy import ProviderPaths, as_listing, sold_models
 from http_api.reference import Reference
 from http_api.requests import Requests
 from http_api.responses import is_told_in_stream
 from http_api.routes import Routes
+from http_api.server_card import ServerCard
 from http_api.statements import Statements
 from http_api.stats import Stats
 from http_api.table import Endpoints, McpEndpoints, operations_of
@@ -72,11 +75,16 @@ from mcp_gateway.core.surfaces.tokens import read_detokenize, read_tokenize
 from mcp_gateway.wire.bodies import BodyLimits
 
 
-def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServer:
-    """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it."""
+def build_app(
+    gateway: Gateway, mcp: McpEndpoints, *, base_url: str, resources: ProtectedResources | None = None
+) -> AnyServer:
+    """The ASGI app of both doors over an open gateway; `base_url` is where clients reach it.
+
+    `resources` are the addresses that others than the gateway give tokens for; guests have another one then.
+    """
     settings = gateway.settings
     bounds = BodyBounds.of_accounts(settings)
-    routes = Routes(operations_in(gateway, mcp, base_url=base_url), bounds)
+    routes = Routes(operations_in(gateway, mcp, base_url=base_url, resources=resources), bounds)
     checks: list[Check] = [
         Gate(gateway.lifecycle),
         Authentication(gateway.authenticator, cookie_of(settings)),
@@ -94,15 +102,18 @@ def build_app(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> AnyServe
         room=gateway.bytes_in_flight,
         limiter=gateway.limiter,
         refusals=gateway.refusals,
+        challenges=Challenges(resources),
         limits_url=f"{base_url}/v1/limits",
     )
     return AnyServer(Cors(answers, Origins(settings), routes))
 
 
-def operations_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list[AnyOperation]:
+def operations_in(
+    gateway: Gateway, mcp: McpEndpoints, *, base_url: str, resources: ProtectedResources | None = None
+) -> list[AnyOperation]:
     """All that is served under `base_url`, with the document that says so."""
     operations = operations_of(
-        _endpoints(gateway, mcp, base_url),
+        _endpoints(gateway, mcp, base_url, resources),
         are_models_public=gateway.settings.public_models,
         are_stats_public=gateway.settings.public_stats != "off",
     )
@@ -121,7 +132,7 @@ async def _prefix_of(gateway: Gateway, key_id: str) -> str:
     return (await gateway.keys.get(key_id)).prefix
 
 
-def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
+def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: ProtectedResources | None) -> Endpoints:
     settings = gateway.settings
     judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
@@ -139,6 +150,8 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
         detokenize=TokenEndpoint(read_detokenize, gateway.inference, **bounds),
         proxy=_provider_paths(gateway),
         mcp=mcp,
+        resources=resources,
+        card=_card_of(gateway, has_sign_in=resources is not None),
         tools=Tools(gateway.tool_servers),
         people=PeopleDoor(gateway.sign_in, gateway.sign_ins, cookie_of(settings)),
         models=_models(gateway),
@@ -187,6 +200,17 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str) -> Endpoints:
 
 def _key_objects(gateway: Gateway) -> KeyObjects:
     return KeyObjects(gateway.authenticator, gateway.ledger, gateway.history, gateway.published, now_ms)
+
+
+def _card_of(gateway: Gateway, *, has_sign_in: bool) -> ServerCard | None:
+    if gateway.settings.public_url is None:
+        return None
+    return ServerCard(
+        gateway.settings.public_url,
+        version=gateway.version,
+        has_sign_in=has_sign_in,
+        serves_guests=lambda: gateway.settings.guests.enabled,
+    )
 
 
 def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:

@@ -73,6 +73,7 @@ _OF_REPEATS = (AnswerHeader("Idempotent-Replayed", "string", "`true` on the answ
 _OF_STATUS: dict[int, tuple[AnswerHeader, ...]] = {
     401: (AnswerHeader("WWW-Authenticate", "string", "Which credential is asked for."),),
     402: (_NO_RETRY := AnswerHeader("X-Should-Retry", "string", "`false` where no second try within seconds helps."),),
+    403: (AnswerHeader("WWW-Authenticate", "string", "Which scope is asked for, where one is missing."),),
     409: (_RETRY_AFTER := AnswerHeader("Retry-After", "integer", "The seconds to wait, where waiting helps."),),
     429: (_RETRY_AFTER, _NO_RETRY),
     503: (_RETRY_AFTER,),
@@ -204,7 +205,7 @@ class _Schemas:
     def of_answer(self, row: AnyOperation, media_type: str) -> Json:
         if media_type.startswith("text/event-stream"):
             return {"description": "Events, each as the API has it whose surface this is."}
-        if not media_type.startswith("application/json"):
+        if not media_type.startswith("application/json") and not media_type.endswith("+json"):
             return {"type": "string"}
         return {"type": "object"} if row.answer is bytes else self._refs[row.answer, "serialization"]
 

@@ -179,6 +179,8 @@ class Operation(Generic[Q, B, A]):
     """Whether it is about people who sign in: no page of others may ask, and a program may send the cookie."""
     is_for_mcp_pages: bool = False
     """Whether pages that may call the MCP door may read what it answers."""
+    is_for_all_pages: bool = False
+    """Whether every page may; its answers say so themselves, also to whoever is none."""
 
 
 AnyOperation = Operation[Any, Any, Any]
@@ -196,6 +198,7 @@ def page_at_root(
     media_types: tuple[str, ...] = ("application/json",),
     refuses: frozenset[Code] = frozenset(),
     prefixes: tuple[str, ...] = ROOT,
+    is_for_all_pages: bool = False,
 ) -> Operation[AnyQuery, Nothing, A]:
     """A row of what is told to whoever asks, about the gateway itself and whatever its state, and counts nothing."""
     return Operation(
@@ -214,6 +217,7 @@ def page_at_root(
         refuses=refuses,
         prefixes=prefixes,
         is_always_answered=True,
+        is_for_all_pages=is_for_all_pages,
     )
 
 

@@ -55,15 +55,13 @@ class ErrorBody(BaseModel):
 OPENAI_SHAPE = Shape(_openai_error, ErrorBody)
 
 
-async def send_error(send: Send, error: GatewayError, body: dict[str, Any]) -> None:
+async def send_error(send: Send, error: GatewayError, body: dict[str, Any], challenge: Headers) -> None:
     """A refusal, with the headers that OpenAI's SDKs and other clients obey."""
-    await send_json(send, body, error.status, error_headers(error))
+    await send_json(send, body, error.status, [*challenge, *error_headers(error)])
 
 
 def error_headers(error: GatewayError) -> Headers:
     headers: Headers = []
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers.append((b"www-authenticate", b'Bearer realm="mcp-gateway"'))
     if error.status in (409, 429, 503):
         headers += retry_after(error.retry_after_s)
     if error.status == HTTPStatus.PAYMENT_REQUIRED or error.code == "requests_per_day":

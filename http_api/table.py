@@ -55,12 +55,14 @@ from http_api.people import (
     UserList,
     UserObject,
 )
+from http_api.protected_resources import ProtectedResources
 from http_api.proxy import ProviderPaths
 from http_api.query import AnyQuery, Query
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
 from http_api.responses import RESPONSES_SHAPE, ResponsesAnswer, ResponsesBody
 from http_api.routes import BELOW, refusing, unknown_url
 from http_api.scores import RerankAnswer, RerankRequestBody, ScoreAnswer, ScoreRequestBody
+from http_api.server_card import ServerCard
 from http_api.statements import MEDIA_TYPES, StatementObject, StatementQuery, Statements
 from http_api.stats import Stats, StatsObject
 from http_api.tokens import (
@@ -78,6 +80,7 @@ from http_api.webhooks import RemovedWebhook, WebhookBody, WebhookDoor, WebhookO
 from http_api.welcome import Welcome, WelcomeObject
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.errors import Code
+from mcp_gateway.core.mcp_paths import GUEST_PATH
 from mcp_gateway.core.observe.metrics import CONTENT_TYPE
 
 
@@ -105,6 +108,10 @@ class Endpoints:
     detokenize: TokenEndpoint
     proxy: ProviderPaths
     mcp: McpEndpoints
+    resources: ProtectedResources | None
+    """None where nobody but the gateway gives tokens."""
+    card: ServerCard | None
+    """None where the gateway does not know its own address."""
     tools: Tools
     people: PeopleDoor
     models: Models
@@ -131,7 +138,10 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
     return [
         *(replace(row, is_regional=row.method == "POST") for row in _inference(run)),
         *([_proxy(run.proxy)] if run.proxy.are_asked else []),
-        *_mcp(run.mcp),
+        *_mcp(run.mcp, asks_for_sign_in=run.resources is not None),
+        *([] if run.resources is None else run.resources.rows),
+        *([] if run.card is None else run.card.rows),
+        *_nothing_well_known(),
         _tools(run.tools),
         *_models(run.models, are_public=are_models_public),
         *_webhooks(run.webhooks),
@@ -390,8 +400,12 @@ def _proxy(proxy: ProviderPaths) -> AnyOperation:
     )
 
 
-def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
-    """Each message is judged and counted by the MCP door."""
+def _mcp(mcp: McpEndpoints, *, asks_for_sign_in: bool) -> list[AnyOperation]:
+    """Each message is judged and counted by the MCP door.
+
+    A client signs itself in where it is refused, and never where it is let in as a guest: so these have a place apart.
+    """
+    access = Access.HOLDER if asks_for_sign_in else Access.ANYONE
     at = [
         ("*", "/mcp", "mcp", mcp.streamable_http),
         ("*", "/mcp/", "mcp_slash", mcp.streamable_http),
@@ -400,13 +414,17 @@ def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
         ("POST", "/mcp/messages", "mcp_messages", mcp.messages),
         ("POST", "/mcp/messages/", "mcp_messages_slash", mcp.messages),
     ]
-    rows: list[AnyOperation] = [
+    for_guests = [
+        ("*", GUEST_PATH, "mcp_guest", mcp.streamable_http),
+        ("*", f"{GUEST_PATH}/", "mcp_guest_slash", mcp.streamable_http),
+    ]
+    return [
         Operation(
             method=method,
             path=path,
             name=name,
             summary="Speak the Model Context Protocol.",
-            access=Access.ANYONE,
+            access=who,
             counts=Counts.NOTHING,
             query=AnyQuery,
             body=Nothing,
@@ -415,9 +433,14 @@ def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
             has_own_host_check=True,
             is_for_mcp_pages=True,
         )
-        for method, path, name, endpoint in at
+        for who, rows in ((access, at), (Access.ANYONE, for_guests))
+        for method, path, name, endpoint in rows
     ]
-    return rows + [
+
+
+def _nothing_well_known() -> list[AnyOperation]:
+    """What else clients look for: an authorization server that is not here."""
+    return [
         refusing(
             f"{below}/.well-known{BELOW}",
             f"well_known{number}",
@@ -426,7 +449,7 @@ def _mcp(mcp: McpEndpoints) -> list[AnyOperation]:
             prefixes=_EVERYWHERE,
             is_for_mcp_pages=True,
         )
-        for number, below in enumerate(("", "/mcp", "/mcp/sse"))
+        for number, below in enumerate(("", "/mcp", "/mcp/sse", GUEST_PATH))
     ]
 
 

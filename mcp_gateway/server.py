@@ -13,6 +13,7 @@ from mcp.server.context import CallNext
 from mcp.types import INVALID_PARAMS, LOG_LEVEL_META_KEY
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, KNOWN_PROTOCOL_VERSIONS, is_version_at_least
 
+from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import RequestContext
@@ -56,6 +57,9 @@ from mcp_gateway.wire.bodies import BodyLimits
 
 logger = getLogger(__name__)
 
+SERVER_NAME = "mcp-gateway"
+SERVER_TITLE = "MCP Gateway"
+SERVED_VERSIONS: Sequence[str] = KNOWN_PROTOCOL_VERSIONS
 _FIXED = CacheHint(ttl_ms=3_600_000, scope="public")
 _TOOLS = CacheHint(ttl_ms=60_000, scope="private")
 """Those that make keys are listed only for callers that may."""
@@ -76,6 +80,8 @@ _STRUCTURED = frozenset(version for version in KNOWN_PROTOCOL_VERSIONS if is_ver
 """The revisions with results, and schemas of them, as data."""
 _PLAIN_PARAMS = frozenset({"name", "arguments", "_meta"})
 _TITLED_SINCE = "2025-06-18"
+_OF_CHOICE = frozenset({"resources/list", "resources/read", "prompts/get", "completion/complete"})
+"""Asked by who may choose among models."""
 _INSTRUCTIONS = (
     "Ask other language models through this gateway. Call list_models for the model ids, their prices and what they "
     "can do, chat_completion to get a model's reply (it says what the call cost), embeddings, where it is listed, for "
@@ -160,6 +166,13 @@ class Handlers:
                 answer["content"].append(text_block(orjson.dumps(structured).decode()))
         return answer
 
+    def check_scope(self, method: str, params: Mapping[str, Any], caller: Caller) -> None:
+        """Raises GatewayError `insufficient_scope` where a caller's token lacks a scope that it could be given."""
+        tool = self._tools.find(str(params.get("name"))) if method == "tools/call" else None
+        needed: KeyScope | None = "inference" if method in _OF_CHOICE else None if tool is None else tool.scope
+        if needed in caller.scopes_to_ask_for:
+            caller.check_scope(needed)
+
     async def list_resources(self, ctx: Context, params: Page) -> types.ListResourcesResult:
         try:
             self._check_may_choose(ctx)
@@ -230,8 +243,8 @@ class Handlers:
 def build_server(handlers: Handlers, *, version: str, website_url: str | None) -> Server:
     """The SDK's server with these handlers on it."""
     server: Server = Server(
-        "mcp-gateway",
-        title="MCP Gateway",
+        SERVER_NAME,
+        title=SERVER_TITLE,
         version=version,
         website_url=website_url,
         instructions=_INSTRUCTIONS,
@@ -308,6 +321,7 @@ def build_door(
         count_listing=limiter.count_listing,
         max_body_bytes=BodyLimits(settings, published).of,
         note_refusal=note_refusal,
+        check_scope=handlers.check_scope,
         take_changes=lambda: [*tool_list.take_changes(), *resources.take_changes()],
         canonical_uri=resources.canonical_uri,
     )

@@ -443,6 +443,12 @@ AREAS: dict[str, Area] = {
             "A client without a valid key is told to send one as a bearer, and is sent to no authorization server, as there is none.": [
                 "tests/doors/test_mcp_discovery.py",
             ],
+            "Where others give tokens, each MCP address says who, a refusal leads there, and guests have an address apart.": [
+                "tests/doors/test_protected_resources.py",
+            ],
+            "The MCP server's card tells what a client finds once it is connected.": [
+                "tests/doors/test_server_card.py",
+            ],
             "The blocks and programs of the page on clients lead to the gateway as they stand.": [
                 "tests/clients/test_docs.py",
             ],

@@ -242,9 +242,9 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart.
 
-    `environ` among them has the keys of providers.
+    `environ` among them has the keys of providers, `resources` what others give tokens for.
     """
-    environ, load = settings.pop("environ", {}), settings.pop("load", None)
+    environ, load, resources = settings.pop("environ", {}), settings.pop("load", None), settings.pop("resources", None)
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
     tree = Settings.model_validate(given | settings)
@@ -254,14 +254,14 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ, load=load))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())
-        app = build_app(gateway, mcp, base_url=BASE_URL)
+        app = build_app(gateway, mcp, base_url=BASE_URL, resources=resources)
         census = census_of(gateway, tree.max_connections or 1000)
-        operations = operations_in(gateway, mcp, base_url=BASE_URL)
+        operations = operations_in(gateway, mcp, base_url=BASE_URL, resources=resources)
         declared = Declared(app.for_our_connections, operations)
         server, port = await stack.enter_async_context(served(gateway, declared, census))
         url = f"http://127.0.0.1:{port}"
         errors = stack.enter_context(lines_logged(logging.ERROR))
-        operations = operations_in(gateway, mcp, base_url=BASE_URL)
+        operations = operations_in(gateway, mcp, base_url=BASE_URL, resources=resources)
 
         client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, verify=NO_TLS, trust_env=False)
         http = await stack.enter_async_context(client)

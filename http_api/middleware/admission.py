@@ -40,7 +40,7 @@ def _check_access(caller: Caller, access: Access) -> None:
         caller.check_is_administrator()
         return
     if caller.is_guest:
-        raise GatewayError("missing_credentials", "Send an API key: this is for holders of one.")
+        raise GatewayError("missing_credentials", "Send an API key or a token: this is not for guests.")
     if access is Access.LIVE_HOLDER and caller.is_test:
         message = "A test key, which is never billed, is not shown the balance; a live key with `inference` is."
         raise GatewayError("insufficient_scope", message)

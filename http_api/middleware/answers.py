@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from starlette.types import Message, Receive, Scope, Send
 
+from http_api.challenges import Challenges
 from http_api.operations import AnyOperation
 from http_api.rendering import Shape, send_error
 from http_api.routes import Routes
@@ -42,6 +43,7 @@ class Answers:
         room: BytesInFlight,
         limiter: Limiter,
         refusals: Refusals,
+        challenges: Challenges,
         limits_url: str,
     ) -> None:
         self._routes = routes
@@ -51,6 +53,7 @@ class Answers:
         self._room = room
         self._limiter = limiter
         self._refusals = refusals
+        self._challenges = challenges
         self._limits_url = limits_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,24 +78,26 @@ class Answers:
             pass  # nobody is left to answer
         except Exception as error:
             was_begun = has_started
-            await self._refuse(error, context, operation.shape, None if was_begun else stamped)
+            await self._refuse(error, scope, operation.shape, None if was_begun else stamped)
             if was_begun and isinstance(error, GatewayError):
                 raise
         finally:
             context.release()
 
-    async def _refuse(self, error: Exception, context: RequestContext, shape: Shape, send: Send | None) -> None:
+    async def _refuse(self, error: Exception, scope: Scope, shape: Shape, send: Send | None) -> None:
         """Count a refusal and tell it, where nothing has been told yet.
 
         Apart from where it is caught: a name for the error there would keep what its traceback holds, such as the body,
         until the garbage is collected.
         """
+        context: RequestContext = scope[CONTEXT]
         refusal = error if isinstance(error, GatewayError) else _bug(error, context)
         self._refusals.note(refusal.code, context.address)
         if send is not None:
             if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
                 refusal.details["limits_url"] = self._limits_url
-            await send_error(send, refusal, shape.wording(refusal, context))
+            challenge = self._challenges.of(refusal, scope["path"], context.caller)
+            await send_error(send, refusal, shape.wording(refusal, context), challenge)
 
     def _context(self, scope: Scope) -> RequestContext:
         sent: dict[bytes, bytes] = scope[SENT]

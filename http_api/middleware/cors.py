@@ -55,7 +55,8 @@ class Cors:
     def _may_read(self, origin: bytes, scope: Scope) -> bool:
         if self._origins.admits(origin):
             return True
-        return self._origins.admits_to_mcp(origin) and self._routes.find(scope).operation.is_for_mcp_pages
+        operation = self._routes.find(scope).operation
+        return operation.is_for_all_pages or (operation.is_for_mcp_pages and self._origins.admits_to_mcp(origin))
 
 
 async def _answer_preflight(scope: Scope, send: Send, origin: bytes) -> None:
@@ -73,12 +74,17 @@ async def _answer_preflight(scope: Scope, send: Send, origin: bytes) -> None:
 
 def _opened(send: Send, origin: bytes) -> Send:
     def opened(message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and not _is_open(message["headers"]):
             exposed = (b"access-control-expose-headers", _EXPOSED)
             message["headers"] = [*message["headers"], *_permission(origin), exposed]
         return send(message)
 
     return opened
+
+
+def _is_open(headers: Headers) -> bool:
+    """Whether an answer says itself who may read it: a browser believes none that says so twice."""
+    return any(name == b"access-control-allow-origin" for name, _ in headers)
 
 
 def _permission(origin: bytes) -> Headers:

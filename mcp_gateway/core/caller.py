@@ -118,6 +118,8 @@ class Caller:
     quotas: tuple[Quota, ...]
     is_test: bool = False
     scopes: frozenset[KeyScope] = frozenset(SCOPES)
+    scopes_to_ask_for: frozenset[KeyScope] = frozenset()
+    """Those that another token of the same person could have, and this one has not; none of keys and guests."""
     margin: int = 0
     """What its account pays above the prices of the settings, in hundredths of a percent."""
     validity: Validity = field(default=_GUESTS, compare=False)
@@ -224,7 +226,7 @@ class Caller:
 
 
 def lacking_scope(scope: KeyScope, whose: str = "This API key") -> GatewayError:
-    return GatewayError("insufficient_scope", f"{whose} does not have the scope `{scope}`.")
+    return GatewayError("insufficient_scope", f"{whose} does not have the scope `{scope}`.", details={"scope": scope})
 
 
 def lacking_right(param: str | None = None) -> GatewayError:

@@ -62,6 +62,15 @@ def is_loopback(host: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
+def is_address(host: str) -> bool:
+    """Whether a host, as in a URL without brackets, is an address and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return name if colon and not port.endswith("]") else host

@@ -34,7 +34,7 @@ from mcp_gateway.mcp_door.access import HostsAndOrigins
 from mcp_gateway.mcp_door.calls import caller_of
 from mcp_gateway.mcp_door.http import HttpRequest, send_payload
 from mcp_gateway.mcp_door.http_sse import HttpSseEndpoints
-from mcp_gateway.mcp_door.intake import Intake
+from mcp_gateway.mcp_door.intake import CheckScope, Intake
 from mcp_gateway.mcp_door.jsonrpc import Refusal
 from mcp_gateway.mcp_door.listings import Listings
 from mcp_gateway.mcp_door.opening import LISTEN
@@ -54,8 +54,9 @@ Endpoint = Callable[[HttpRequest], Awaitable[None]]
 class McpDoor:
     """The endpoints. `run` is entered once, around serving.
 
-    Adds to the server what sessions and streams are needed for: subscriptions and the log level. `take_changes` returns
-    what has changed since it was last called.
+    Adds to the server what sessions and streams are needed for: subscriptions and the log level. `check_scope` raises
+    GatewayError for a request, by its method and parameters, that another token of its caller's would be answered.
+    `take_changes` returns what has changed since it was last called.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class McpDoor:
         count_listing: Callable[[Caller], None],
         max_body_bytes: Callable[[Caller], int],
         note_refusal: Callable[[str, str], None],
+        check_scope: CheckScope = lambda *_: None,
         take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
         canonical_uri: Callable[[str], str | None] = lambda uri: uri,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -93,7 +95,12 @@ class McpDoor:
         ]
         runners, listings = Runners(server), Listings(count_listing)
         intake = Intake(
-            runners, listings, JsonBounds.of(settings), max_body_bytes=max_body_bytes, note_refusal=note_refusal
+            runners,
+            listings,
+            JsonBounds.of(settings),
+            max_body_bytes=max_body_bytes,
+            note_refusal=note_refusal,
+            check_scope=check_scope,
         )
         http_sse = HttpSseEndpoints(self.event_sessions, self._new_session, runners, intake, listings)
         streamable = StreamableHttpEndpoint(

@@ -83,7 +83,7 @@ class HttpSseEndpoints:
 
     async def _take(self, session: Session, message: Message, context: RequestContext) -> None:
         """Begin with a message, once there is a place for it; those of _IN_ORDER need none, nor does what listens."""
-        self._listings.admit(message, caller_of(context), in_session=True)
+        self._intake.admit(message, caller_of(context), in_session=True)
         if not message.is_request:
             await self._intake.note(session, message, context)
         elif message.method in _IN_ORDER:

@@ -1,7 +1,7 @@
 """A message on its way in, whatever the transport: read, counted, made small, and taken or answered."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mcp.server.runner import ServerRunner
@@ -25,6 +25,8 @@ from mcp_gateway.mcp_door.sessions import Session
 _MAX_NAMES = 1000
 _TOO_MANY_NAMES = f"An object in `params` may have at most {_MAX_NAMES} members."
 _WITH_ARGUMENTS = frozenset({"tools/call", "prompts/get"})
+CheckScope = Callable[[str, Mapping[str, Any], Caller], None]
+"""Raises GatewayError for a request, by its method and parameters, that its caller's token has no scope for."""
 
 
 class Intake:
@@ -38,7 +40,9 @@ class Intake:
         *,
         max_body_bytes: Callable[[Caller], int],
         note_refusal: Callable[[str, str], None],
+        check_scope: CheckScope,
     ) -> None:
+        self._check_scope = check_scope
         self._runners = runners
         self._listings = listings
         self._json_bounds = json_bounds
@@ -56,6 +60,18 @@ class Intake:
         except Refusal:
             self._listings.count(http.caller)
             raise
+
+    def admit(self, message: Message, caller: Caller, *, in_session: bool) -> None:
+        """Count a message that comes by itself. Raises Refusal, and GatewayError `insufficient_scope` for one that
+        another token of its caller's would be answered: that is told by HTTP, where clients look for it.
+        """
+        self._listings.admit(message, caller, in_session=in_session)
+        if caller.scopes_to_ask_for and message.is_request and message.method is not None:
+            try:
+                self._check_scope(message.method, message.params or {}, caller)
+            except GatewayError:
+                self._listings.count_failure(message, caller)
+                raise
 
     async def _parsed(self, raw: bytes, caller: Caller) -> Message | Batch:
         if len(raw) > SMALL_BYTES:

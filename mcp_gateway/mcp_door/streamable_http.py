@@ -67,7 +67,7 @@ class StreamableHttpEndpoint:
             return await self._serve_batch(http, message)
         in_session = SESSION_HEADER in http.headers
         try:
-            self._listings.admit(message, http.caller, in_session=in_session)
+            self._intake.admit(message, http.caller, in_session=in_session)
             await self._serve(http, message)
         except Refusal as refusal:
             raise self._listings.counted(refusal, message, http.caller, in_session=in_session) from None

@@ -110,6 +110,19 @@ async def test_a_refusal_of_the_gateway_comes_in_its_own_words(status: int, type
     assert server.methods == ["POST"]
 
 
+@pytest.mark.parametrize("is_worded", [True, False])
+async def test_where_a_server_asks_for_a_sign_in_the_person_is_told_to_set_a_key(is_worded: bool) -> None:
+    async def refuse(exchange: Exchange) -> None:
+        challenge = 'Bearer resource_metadata="http://127.0.0.1/.well-known/oauth-protected-resource/v1/mcp"'
+        body = {"error": {"message": "Send a token."}} if is_worded else {}
+        await exchange.json(body, 401, www_authenticate=challenge)
+
+    async with fake_server(refuse) as server, bridge_to(server.url) as lines:
+        message = (await lines.call())["error"]["message"]
+    assert message.startswith("Send a token. The server" if is_worded else "The server answered 401 X. The")
+    assert "put an API key into GATEWAY_API_KEY" in message
+
+
 async def test_a_call_that_was_refused_is_not_kept() -> None:
     async def refuse(exchange: Exchange) -> None:
         await exchange.json({"error": {"message": "wait"}}, 429)

@@ -51,3 +51,12 @@ async def test_there_is_no_authorization_server_to_be_found(door: Door, path: st
 
 async def test_a_model_cannot_be_named_to_look_like_such_a_place(door: Door) -> None:
     assert (await door.get("/v1/models/.well-known/x")).status_code == 401
+
+
+async def test_there_is_no_card_of_a_server_that_does_not_know_its_address(door: Door) -> None:
+    assert (await door.get("/.well-known/mcp/server-card.json")).status_code == 404
+
+
+async def test_the_address_for_guests_asks_for_a_key_where_there_are_none(door: Door) -> None:
+    answer = await door.mcp("tools/list", path="/v1/mcp/guest")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="mcp-gateway"')

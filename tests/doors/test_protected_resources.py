@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -111,6 +112,26 @@ async def test_a_key_without_a_scope_is_told_which_one_over_http_and_by_the_tool
     assert challenge_of(answer) == {"realm": "mcp-gateway", "error": "insufficient_scope", "scope": "inference"}
     told = await door.call("list_models", key)
     assert (told.status_code, told.json()["result"]["structuredContent"]["code"]) == (200, "insufficient_scope")
+
+
+@pytest.mark.parametrize("method", ["tools/call", "resources/list", "prompts/get", "completion/complete"])
+async def test_a_token_that_could_have_the_scope_is_told_so_where_its_client_looks(
+    door: Door, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    token = await door.person()
+    caller = await door.gateway.authenticator.identify(token)
+    narrow = replace(caller, scopes=frozenset({"read"}), scopes_to_ask_for=frozenset({"inference"}))
+    monkeypatch.setattr(door.gateway.authenticator, "recall", lambda credential: narrow)
+    answer = await door.mcp(method, token, name="list_models", arguments={})
+    assert (answer.status_code, error_of(answer)["code"]) == (403, "insufficient_scope")
+    assert challenge_of(answer) == {
+        "realm": "mcp-gateway",
+        "error": "insufficient_scope",
+        "scope": "inference read",
+        "resource_metadata": f"{PUBLIC}{METADATA}/v1/mcp",
+    }
+    for other, name in (("tools/list", "x"), ("tools/call", "no_such_tool"), ("tools/call", "create_budget")):
+        assert (await door.mcp(other, token, name=name, arguments={})).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/v1/mcp/guest", "/v1/mcp/guest/", "/api/v1/inference/mcp/guest"])

@@ -10,10 +10,12 @@ from mcp_gateway.core.identity.access_tokens import AllSigningKeys, MakeSigningK
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.people import (
+    ChangePerson,
     CreatePerson,
     KeepSecret,
     NewPerson,
     OneTimeSecret,
+    People,
     Person,
     PersonByEmail,
     PersonById,
@@ -22,12 +24,18 @@ from mcp_gateway.core.identity.people import (
     SetPersonActive,
 )
 from mcp_gateway.core.identity.sessions import NoteSeen, OpenSession, SessionById, SessionsOf, UserSession, network_of
+from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
 
 NOW_MS, LATER_MS = 1_000, 10_000
 ACCOUNT = Account("acc_1", "a@example.com", NOW_MS, True, OwnLimits(None, None, None, None))
 SECRET = OneTimeSecret(b"s", "password", LATER_MS, user_id="usr_1")
+
+
+@pytest.fixture
+def people(store: Store) -> People:
+    return People(store, new_id=new_id, now_ms=now_ms)
 
 
 async def made(store: Store, email: str = "a@example.com", user_id: str = "usr_1", **more: Any) -> Person:
@@ -117,3 +125,30 @@ async def test_an_invitation_lets_in_whom_it_names_alone(store: Store) -> None:
     with pytest.raises(GatewayError):
         await made(store, "b@example.com", "usr_2", secret_sha256=b"i")
     assert (await made(store, secret_sha256=b"i")).email == "a@example.com"
+
+
+async def test_a_role_is_changed_of_a_user_that_there_is(people: People, store: Store) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await store.write(ChangePerson("usr_none", "member", None))
+    assert caught.value.code == "not_found"
+
+
+async def test_whoever_is_switched_off_is_no_last_one(people: People) -> None:
+    person = await people.create("ann@example.com", password_hash=None, is_administrator=True)
+    with pytest.raises(GatewayError) as caught:
+        await people.set_active(person.id, is_active=False)
+    assert (caught.value.code, caught.value.param) == ("conflict", "even_last")
+    await people.set_active(person.id, is_active=False, even_last=True)
+    await people.set_active(person.id, is_active=False)
+    changed = await people.change(person.id, role="viewer", is_administrator=False)
+    assert (changed.role, changed.is_administrator, changed.is_active) == ("viewer", False, False)
+
+
+async def test_a_secret_is_made_by_whoever_owns_an_account_or_runs_the_gateway_then(people: People) -> None:
+    owner = await people.create("ann@example.com", password_hash=None)
+    member = await people.create("bob@example.com", password_hash=None, account_id=owner.account_id, role="member")
+    with pytest.raises(GatewayError) as caught:  # an owner when they asked, and none any more
+        await people.invite(None, account_id=owner.account_id, made_by=member.id)
+    assert caught.value.code == "insufficient_permissions"
+    await people.change(member.id, role=None, is_administrator=True)
+    assert (await people.invite(None, account_id=owner.account_id, made_by=member.id)).raw.startswith("gw_invite_")

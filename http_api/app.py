@@ -14,6 +14,7 @@ from http_api.admin.reloads import Reloads
 from http_api.admin.table import AdminEndpoints
 from http_api.admin.users import UsersDoor
 from http_api.any_server import AnyServer
+from http_api.attribution import AttributionDoor
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
 from http_api.challenges import Challenges
@@ -172,6 +173,9 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
         statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),
         webhooks=WebhookDoor(gateway.webhooks),
+        attribution=AttributionDoor(
+            gateway.accounts, lambda: gateway.settings.attribution.user_headers, gateway.known_keys.catch_up
+        ),
         usage=UsageReports(gateway.history, now_ms),
         requests=Requests(gateway.history),
         stats=Stats(

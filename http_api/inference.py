@@ -30,7 +30,12 @@ from mcp_gateway.core.trace_context import TRACEPARENT, trace_of
 from mcp_gateway.wire.bodies import BodyLimits
 from mcp_gateway.wire.whole_answers import JSON_TYPE, Headers, send_bytes
 
-IGNORED = AnswerHeader("X-Ignored-Parameters", "string", "The names in the request that were not sent on.")
+IGNORED = AnswerHeader(
+    "X-Ignored-Parameters",
+    "string",
+    "The names in the request that were not sent on; and of an account whose requests are attributed, those of users "
+    "and tags that are none.",
+)
 HEADERS = (
     AnswerHeader("X-Cost-USD", "string", "What an answer in one piece cost, in USD."),
     AnswerHeader(

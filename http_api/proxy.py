@@ -109,7 +109,7 @@ class ProviderPaths:
                 "insufficient_permissions", "This API key is for some models alone, and nobody reads which this is."
             )
         price = Price(0, 0, request_pico=allowed.price_pico).with_margin(context.caller.margin)
-        return PassageOrder(context.request_id, context.client_request_id, provider, price)
+        return PassageOrder(context.request_id, context.client_request_id, provider, price, context.sent)
 
     async def _pass_on(
         self, asked: tuple[str, str, Headers], order: PassageOrder, scope: Scope, receive: Receive, send: Send

@@ -33,6 +33,8 @@ class RequestsQuery(PageQuery):
     since: Moment | None = None
     until: Moment | None = None
     client_request_id: str | None = None
+    user: str | None = None
+    tag: str | None = None
     format: Format | None = None
     """csv and jsonl have every request, unless `limit` is said."""
 
@@ -78,6 +80,9 @@ class RequestObject(Told):
     parent_id: str | None
     """Of a further round of a request that used tools of other servers: that request."""
     routing: RequestRouting | None
+    user: str | None
+    """Whom it was made for, and by which tags its cost is told apart, where the account asks for attribution."""
+    tags: list[str]
 
 
 class RequestPage(Page[RequestObject]):
@@ -92,7 +97,7 @@ class Requests:
         caller, query = asked.caller, asked.query
         wanted = RequestFilter(
             query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
-            query.client_request_id, query.surface, caller.within,
+            query.client_request_id, query.surface, caller.within, query.user, query.tag,
         )  # fmt: skip
         if (form := format_of(asked)) != "json":
             return export("requests", form, RequestObject, self._all(caller, wanted, query))
@@ -151,6 +156,8 @@ def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record:
         usage_missing=missing_usages.get(record.id),
         parent_id=parent_of(record.id),
         routing=routing_of(record),
+        user=None if record.attribution is None else record.attribution.user,
+        tags=[] if record.attribution is None else list(record.attribution.tags),
     )
 
 

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from http_api.admin.table import AdminEndpoints, admin_operations
 from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
+from http_api.attribution import AttributionBody, AttributionDoor, AttributionObject
 from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
 from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
@@ -124,6 +125,7 @@ class Endpoints:
     statements: Statements
     topups: TopUps
     webhooks: WebhookDoor
+    attribution: AttributionDoor
     usage: UsageReports
     requests: Requests
     stats: Stats
@@ -145,6 +147,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         _tools(run.tools),
         *_models(run.models, are_public=are_models_public),
         *_webhooks(run.webhooks),
+        *_attribution(run.attribution),
         *_keys(run.keys),
         *_for_people([*_people(run.people), *_colleagues(run.people), *_keys_of_people(run.keys)]),
         *_money(run.billing, run.statements),
@@ -866,6 +869,38 @@ def _webhooks(webhooks: WebhookDoor) -> list[AnyOperation]:
             answer=WebhookObject,
             handle=webhooks.rotate,
             refuses=_NOT_FOUND | {"ledger_unavailable"},
+        ),
+    ]
+
+
+def _attribution(attribution: AttributionDoor) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="GET",
+            path="/attribution",
+            name="get_attribution",
+            summary="Tell whether requests are attributed to users and tags, and where these are looked for.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=AttributionObject,
+            handle=attribution.get,
+        ),
+        Operation(
+            method="PUT",
+            path="/attribution",
+            name="put_attribution",
+            summary="Have requests attributed to the users and tags that they name, from now on, or not.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="manage",
+            counts=Counts.QUERY,
+            query=Query,
+            body=AttributionBody,
+            answer=AttributionObject,
+            handle=attribution.put,
+            refuses=frozenset({"ledger_unavailable"}),
         ),
     ]
 

@@ -40,7 +40,8 @@ _GROUP_BY: dict[str, Any] = {
     "type": "string",
     "pattern": f"^{_ONE_GROUP}(,{_ONE_GROUP})?$",
     "description": "What each row is of, or two such things with a comma between. Times are UTC; a status is that of "
-    "HTTP which the caller was told, a task is of requests that named no model.",
+    "HTTP which the caller was told, a task is of requests that named no model. Users and tags are those of an account "
+    "whose requests are attributed; one of several tags counts in the row of each.",
     "examples": [*_GROUPS, "day,model"],
 }
 GroupBy = Annotated[str, AfterValidator(_checked), WithJsonSchema(_GROUP_BY)]
@@ -81,10 +82,12 @@ class UsageRow(UsageTotals):
     surface: AskedAs | None = None
     status: int | None = None
     task: str | None = None
+    user: str | None = None
+    tag: str | None = None
 
 
 class UsageReport(Told):
-    """The window is told in Unix seconds."""
+    """The window is told in Unix seconds; `totals` has each request once, as many tags as it may have."""
 
     object: Literal["list"]
     data: list[UsageRow]
@@ -113,6 +116,10 @@ class UsageReports:
         rows = [_row(by, names, totals) for names, totals in groups.items()]
         if (form := format_of(asked)) != "json":
             return export("usage", form, UsageRow, at_once(rows))
+        once = groups
+        if "tag" in by:  # whose rows have a request of several tags several times
+            window = since_ms, whole_until_ms
+            once = await self._history.totals(caller.account_id, *window, "month", within=caller.within)
         return UsageReport(
             object="list",
             data=rows,
@@ -120,7 +127,7 @@ class UsageReports:
             since=since_ms // 1000,
             until=until_ms // 1000,
             group_by=query.group_by,
-            totals=UsageTotals(**totals_fields(sum(groups.values(), Totals()))),
+            totals=UsageTotals(**totals_fields(sum(once.values(), Totals()))),
         )
 
 

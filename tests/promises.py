@@ -33,6 +33,9 @@ AREAS: dict[str, Area] = {
             "The configuration is read again without losing a request, and a bad one changes nothing.": [
                 "tests/doors/test_reload.py",
             ],
+            "Cost is told by user and by tag to accounts that ask for it, comes to what was charged, and nothing else of what names them is kept.": [
+                "tests/doors/test_attribution.py",
+            ],
             "What an account lists is exported as CSV and as lines of JSON with every row, and without what a spreadsheet would run.": [
                 "tests/doors/test_exports.py",
             ],

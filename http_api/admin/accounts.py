@@ -41,14 +41,16 @@ class AccountChange(OwnLimitsChange):
     active: bool | None = None
     margin_percent: Annotated[str, Field(max_length=20)] | None = None
     proxy: bool | None = None
+    attribution: bool | None = None
     zone: Annotated[str, Field(max_length=100)] | None = None
 
 
 class AccountObject(WalletObject, Told):
     """An account with its wallet; its limits are what was set for all its keys together.
 
-    `margin_percent` is what it pays above the prices of the settings, `proxy` whether it may ask /proxy, and `zone`
-    where its days begin. `created_at` in Unix seconds.
+    `margin_percent` is what it pays above the prices of the settings, `proxy` whether it may ask /proxy,
+    `attribution` whether its requests are attributed to users and tags, and `zone` where its days begin. `created_at`
+    in Unix seconds.
     """
 
     object: Literal["account"]
@@ -58,6 +60,7 @@ class AccountObject(WalletObject, Told):
     created_at: int
     margin_percent: str
     proxy: bool
+    attribution: bool
     zone: str
     limits: OwnLimitsObject
 
@@ -105,6 +108,7 @@ class AccountsDoor:
             created_at=account.created_at_ms // 1000,
             margin_percent=in_percent(account.margin),
             proxy=account.may_proxy,
+            attribution=account.is_attributed,
             zone=await self._ledger.zone(account.id),
             limits=OwnLimitsObject.model_validate(account.limits.as_object()),
         )
@@ -120,6 +124,8 @@ async def _change(
         await desk.accounts.set_margin(account_id, margin)
     if body.proxy is not None:
         await desk.accounts.let_proxy(account_id, is_let=body.proxy)
+    if body.attribution is not None:
+        await desk.accounts.attribute(account_id, is_attributed=body.attribution)
     if zone is not None:
         await desk.store.write(SetZone(account_id, zone))
     if body.active is not None:

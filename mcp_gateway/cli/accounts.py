@@ -117,7 +117,7 @@ def show_account(
             f"balance {format_usd(wallet.spendable_nano)} USD, of it granted {format_usd(wallet.granted_nano)};"
             f" held for requests {_held(wallet)}{_leased(wallet, ', set aside for leases ')}",
             f"keys: {states.count('live')} live, {len(states)} in all",
-            f"margin: {in_percent(found.margin)} %{_proxying(found, '; ')}",
+            f"margin: {in_percent(found.margin)} %{_switched_on(found, '; ')}",
             f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
             *(_move_line(move, notes.get(move.id)) for move in moves),
         )
@@ -138,11 +138,15 @@ def change_account(
     proxy: Annotated[
         bool | None, typer.Option("--proxy/--no-proxy", help="Whether its keys may ask providers by their own paths.")
     ] = None,
+    attribution: Annotated[
+        bool | None,
+        typer.Option("--attribution/--no-attribution", help="Whether its requests' users and tags are recorded."),
+    ] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Change what an account pays above the prices, where its days begin, and whether it may ask /proxy.
+    """Change what an account pays above the prices, where its days begin, what it may ask and what is recorded of it.
 
     Requests that run keep what they were held for; a running server decides the zone.
     """
@@ -155,11 +159,13 @@ def change_account(
             await desk.accounts.set_margin(account, margin_given)
         if proxy is not None:
             await desk.accounts.let_proxy(account, is_let=proxy)
+        if attribution is not None:
+            await desk.accounts.attribute(account, is_attributed=attribution)
         changed = await desk.accounts.get(account)
         if zone is not None:
             await desk.server.decide(SetZone(account, zone))
         days = "" if zone is None else f", days in {zone}"
-        words = f"account {account}, margin {in_percent(changed.margin)} %{_proxying(changed, ', ')}{days}"
+        words = f"account {account}, margin {in_percent(changed.margin)} %{_switched_on(changed, ', ')}{days}"
         facts = await _object(desk, changed) | ({} if zone is None else {"zone": zone})
         answer(words, facts, is_json=is_json)
 
@@ -345,6 +351,7 @@ def _object_of(account: Account, wallet: _Wallet) -> dict[str, Any]:
         "leased_usd": format_usd(wallet.leased_nano),
         "margin_percent": in_percent(account.margin),
         "proxy": account.may_proxy,
+        "attribution": account.is_attributed,
         "limits": account.limits.as_object(),
     }
 
@@ -357,8 +364,10 @@ def _margin(text: str) -> int:
         fail(f"--margin {fault}")
 
 
-def _proxying(account: Account, before: str = "") -> str:
-    return f"{before}may ask /proxy" if account.may_proxy else ""
+def _switched_on(account: Account, before: str = "") -> str:
+    """What few accounts have, each behind `before`."""
+    told = {"may ask /proxy": account.may_proxy, "requests attributed": account.is_attributed}
+    return "".join(f"{before}{words}" for words, is_on in told.items() if is_on)
 
 
 def _line(account: Account, wallet: _Wallet) -> str:
@@ -367,7 +376,8 @@ def _line(account: Account, wallet: _Wallet) -> str:
     state = "" if account.is_active else "(deactivated)"
     margin = f"margin {in_percent(account.margin)} %" if account.margin else ""
     name, leased = shown(account.name, LISTED_CHARS), _leased(wallet, "leased ")
-    notes = " ".join(filter(None, (name, state, margin, _proxying(account), leased, limits_in_words(account.limits))))
+    told = (name, state, margin, _switched_on(account, " ").strip(), leased, limits_in_words(account.limits))
+    notes = " ".join(filter(None, told))
     return f"{account.id:<38}{columns}  {notes}"
 
 

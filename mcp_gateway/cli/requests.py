@@ -38,6 +38,7 @@ def _object(record: RequestRecord, failed: list[tuple[str, str]]) -> dict[str, A
     at = datetime.fromtimestamp(facts.pop("started_at_ms") / 1000, UTC).isoformat(timespec="milliseconds")
     facts["failed_attempts"] = [f"{backend}: {code}" for backend, code in failed]
     facts["routing"] = None if record.routing is None else record.routing._asdict()
+    facts["attribution"] = None if record.attribution is None else record.attribution._asdict()
     return facts | {"cost_nano": record.cost_nano, "cost_usd": format_usd(record.cost_nano), "started_at": at}
 
 

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.networks import Networks, address_of
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
+from mcp_gateway.core.tags import Tags
 from mcp_gateway.core.text import shown
 
 GUEST_ACCOUNT_ID = "acc_guest"
@@ -144,6 +145,10 @@ class Caller:
     """Each of which must have the address that it asks from: its key's, and those of the keys that made it."""
     shows_replaced_secret: bool = False
     """Whether its key has been given another secret since, for which this one may not be exchanged."""
+    is_attributed: bool = False
+    """Whether its account has its requests attributed to users and tags."""
+    tags: Tags = ()
+    """Of its key."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     credential_id: str | None = field(init=False, compare=False)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
-import orjson
 import platformdirs
 from pydantic import (
     AfterValidator,
@@ -31,6 +30,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from mcp_gateway.core.attribution_settings import AttributionSettings
 from mcp_gateway.core.bytes_in_flight import OWNER_PART, largest_of
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, SERVER_LABEL
 from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fault, describe_unknown_variable
@@ -42,7 +42,7 @@ from mcp_gateway.core.optimization import AUTO, MODE_ALIASES, MODES, Mode, Moved
 from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.prompt_tasks import TASKS, PromptTask, task_named
 from mcp_gateway.core.provider_settings import ProviderSettings
-from mcp_gateway.core.section import Section
+from mcp_gateway.core.section import CommaSeparated, Section
 from mcp_gateway.core.service_links import service_links
 from mcp_gateway.core.text import one_line, shown
 from mcp_gateway.core.webhook_secret import key_of
@@ -69,24 +69,6 @@ class ConfigError(Exception):
     def __init__(self, faults: list[str]) -> None:
         self.faults = [shown(fault, _MAX_FAULT_CHARS) for fault in faults]
         super().__init__("\n- ".join(["The configuration cannot be used:", *self.faults]))
-
-
-def _split_commas(value: Any) -> Any:
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _read_list(value)
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, list | tuple):
-        raise ValueError('must be a list, such as ["one", "two"]')
-    return value
-
-
-def _read_list(text: str) -> Any:
-    """A list in JSON; the text itself where it is none, since an IPv6 address begins with a bracket too."""
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        return text
 
 
 def _not_a_switch(value: Any) -> Any:
@@ -309,7 +291,6 @@ HostName = Annotated[str, AfterValidator(_checked_host)]
 WebOrigin = Annotated[str, AfterValidator(_checked_origin)]
 FilePath = Annotated[Path, BeforeValidator(_checked_path), AfterValidator(Path.expanduser)]
 FolderPath = Annotated[FilePath, AfterValidator(_checked_folder)]
-CommaSeparated = BeforeValidator(_split_commas)
 PortNumber = Annotated[Whole, Field(ge=1, le=65535)]
 Day = Annotated[str, BeforeValidator(_checked_day)]
 Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
@@ -1021,6 +1002,7 @@ class Settings(Section):
     guests: GuestSettings = GuestSettings()
     limits: LimitSettings = LimitSettings()
     users: UserSettings = UserSettings()
+    attribution: AttributionSettings = AttributionSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     policy: PolicySettings = PolicySettings()
     image_fetch: ImageFetchSettings = ImageFetchSettings()

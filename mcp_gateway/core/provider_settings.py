@@ -76,6 +76,7 @@ def _checked_passed_header(name: str) -> str:
     return name
 
 
+PassedHeader = Annotated[HeaderName, AfterValidator(_checked_passed_header)]
 HeaderValue = Annotated[str, AfterValidator(_checked_header_value)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Url = Annotated[str, AfterValidator(_checked_url)]
@@ -230,9 +231,7 @@ class DialectSettings(Section):
     """Further ones that may be asked, as they are, at a flat price; * is one part of a path, or of a part."""
     proxy_auth_header: HeaderName | None = Field(default=None, examples=["x-goog-api-key"])
     """The header of the key there, where it is another."""
-    proxy_headers: tuple[Annotated[HeaderName, AfterValidator(_checked_passed_header)], ...] = Field(
-        default=(), examples=[["x-example-beta"]]
-    )
+    proxy_headers: tuple[PassedHeader, ...] = Field(default=(), examples=[["x-example-beta"]])
     """Headers of a caller that are passed on there, beside those that say what a body is."""
 
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import Code
 from mcp_gateway.core.prompt_tasks import PromptTask
+from mcp_gateway.core.tags import Tags
 
 OK = 200
 """The status of a request that was answered: a plain int, which compares faster than HTTPStatus."""
@@ -52,6 +53,19 @@ class RoutingFacts(NamedTuple):
     score: float | None = None
 
 
+MOST_NAMES_A_DAY = 1000
+"""Of users, and of tags, that requests of an account are attributed to on a day (UTC)."""
+OTHER_NAMES = "(other)"
+"""What stands for all further ones."""
+
+
+class Attribution(NamedTuple):
+    """Whom a request was made for, and the tags by which its cost is told apart; both are its caller's own words."""
+
+    user: str | None
+    tags: Tags
+
+
 class RequestRecord(NamedTuple):
     """One request. `cost_nano` in nano-USD by the prices that `price_version` names; times in milliseconds."""
 
@@ -83,6 +97,8 @@ class RequestRecord(NamedTuple):
     """What ended an answer that its backend would have gone on with."""
     routing: RoutingFacts | None = None
     """Where it asked for `auto`: `model` is then the one that was chosen."""
+    attribution: Attribution | None = None
+    """Where its account asks for that, and it has a user or a tag."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ RELOADED = frozenset({
     "limits.minted_keys_per_minute",
     "guests.enabled", "guests.requests_per_minute", "guests.requests_per_minute_per_48",
     "guests.listing_requests_per_minute_per_48", "guests.in_flight", "guests.in_flight_per_address",
-    "guests.in_flight_per_48", "guests.max_tokens",
+    "guests.in_flight_per_48", "guests.max_tokens", "attribution.user_headers",
 })  # fmt: skip
 """By their names, with the table before them where they stand in one."""
 

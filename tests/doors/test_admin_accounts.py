@@ -41,11 +41,13 @@ async def test_an_account_is_made_and_told(door: Door, admin: Operating) -> None
         "created_at": made["created_at"],
         "margin_percent": "0",
         "proxy": False,
+        "attribution": False,
         "zone": "UTC",
         "limits": DEFAULTS,
     }
     assert await admin.done("GET", f"accounts/{made['id']}") == made
-    noted = {"name": "Acme", "active": True, "margin_percent": 0.0, "proxy": False, "limits": DEFAULTS}
+    noted = {"name": "Acme", "active": True, "margin_percent": 0.0, "proxy": False, "attribution": False}
+    noted |= {"limits": DEFAULTS}
     assert await admin.noted(made["id"]) == [{"action": "account.create", "before": None, "after": noted}]
     await door.gateway.ledger.credit(made["id"], 2_500_000_000, "wire-1")
     assert (await admin.done("GET", f"accounts/{made['id']}"))["balance_usd"] == "2.50"
@@ -81,6 +83,7 @@ CHANGES: list[tuple[dict[str, Any], list[str], str]] = [
     ({"in_flight": "default"}, ["limits", "{}", "--in-flight", "default"], "account.limits"),
     ({"margin_percent": "12.5"}, ["change", "{}", "--margin", "12.5"], "account.margin"),
     ({"proxy": True}, ["change", "{}", "--proxy"], "account.proxy"),
+    ({"attribution": True}, ["change", "{}", "--attribution"], "account.attribution"),
     ({"zone": "Europe/Berlin"}, ["change", "{}", "--zone", "Europe/Berlin"], "account.zone"),
     ({"active": False}, ["deactivate", "{}"], "account.deactivate"),
     ({"active": True}, ["activate", "{}"], "account.activate"),
@@ -101,7 +104,7 @@ async def test_a_change_is_told_and_noted_as_the_command_s_is(admin: Operating) 
     shown = await admin.command("accounts", "show", ours)
     told = await admin.done("GET", f"accounts/{ours}")
     shared = shown.keys() & told.keys()
-    assert {"name", "active", "margin_percent", "proxy", "limits", "balance_usd"} <= shared
+    assert {"name", "active", "margin_percent", "proxy", "attribution", "limits", "balance_usd"} <= shared
     assert {name: told[name] for name in shared} == {name: shown[name] for name in shared}
 
 
@@ -145,7 +148,7 @@ async def test_an_account_has_a_name_of_one_line(admin: Operating, name: str) ->
 
 
 async def test_the_guests_account_is_the_configuration_s_and_others_are_not_there(admin: Operating) -> None:
-    for change in ({"in_flight": 1}, {"margin_percent": "1"}, {"proxy": True}):
+    for change in ({"in_flight": 1}, {"margin_percent": "1"}, {"proxy": True}, {"attribution": True}):
         assert await admin.refused("PATCH", "accounts/acc_guest", change) == "conflict"
     asked: list[tuple[str, dict[str, Any] | None]] = [("GET", None), ("PATCH", {"active": False}), ("PATCH", {})]
     for method, body in asked:

@@ -132,7 +132,11 @@ async def test_each_answer_is_as_its_schema_says(door: Door, document: Json) -> 
     (own,) = (await door.get("/v1/keys", tenant)).json()["data"]
     routed = recorded(now_ms(), account_id=account, routing=RoutingFacts("code", "simple", 0.5))
     await write_records(store_of(door.gateway), routed)
-    bodies = BODIES | {("POST", "/feedback"): {"request_id": routed.id, "score": 1}}
+    bodies = (
+        BODIES
+        | {("PUT", "/attribution"): {"enabled": True}}
+        | {("POST", "/feedback"): {"request_id": routed.id, "score": 1}}
+    )
     there = {"key_id": own["id"], "request_id": made["id"], "model_id": "demo/echo"}
     rows = [row for row in door.operations if row.answer not in (Nothing, bytes) and "/billing/" not in row.path]
     rows = [row for row in rows if row.scope is not None or not row.is_for_people]  # tests/doors/test_people.py

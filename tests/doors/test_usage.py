@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.observe.history import Group
-from mcp_gateway.core.record import RequestRecord, RoutingFacts
+from mcp_gateway.core.record import Attribution, RequestRecord, RoutingFacts
 from tests.cases import each
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
@@ -95,6 +95,8 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "usage_missing": None,
         "parent_id": None,
         "routing": None,
+        "user": None,
+        "tags": [],
     }
 
 
@@ -247,13 +249,14 @@ async def test_usage_is_grouped_as_asked(stage: Stage, group: str, names: list[s
 async def test_usage_by_two_things_tells_both_in_the_order_asked(stage: Stage, groups: tuple[Group, Group]) -> None:
     first: dict[Group, Any] = {
         "hour": "2024-10-31T23:00:00Z", "day": "2024-10-31", "month": "2024-10", "model": "priced/tiny", "key": "key_1",
-        "surface": "chat", "status": 200, "task": "code",
+        "surface": "chat", "status": 200, "task": "code", "user": "ann", "tag": "red",
     }  # fmt: skip
     second = first | {"hour": "2024-11-01T00:00:00Z", "day": "2024-11-01", "month": "2024-11", "key": None}
     midnight_s = MIDNIGHT_S + 28 * DAY_S
-    await stage.past(midnight_s - 1, routing=RoutingFacts("code", "simple", 0.9))
+    attribution = Attribution("ann", ("red",))
+    await stage.past(midnight_s - 1, routing=RoutingFacts("code", "simple", 0.9), attribution=attribution)
     await stage.past(midnight_s, key_id=None, model=None, surface="score", http_status=502)
-    second |= {"model": None, "surface": "score", "status": 502, "task": None}
+    second |= {"model": None, "surface": "score", "status": 502, "task": None, "user": None, "tag": None}
     for end in ("2024-11-02", "2024-11-01T00:30:00Z"):
         page = await stage.ask(f"/v1/usage?since=2024-10-31&until={end}&group_by={','.join(groups)}")
         assert page["group_by"] == ",".join(groups)
@@ -308,7 +311,7 @@ async def test_usage_without_a_window_is_that_of_the_last_thirty_days(stage: Sta
         ("/v1/usage?since=-1", "invalid_value", "since", "Unix seconds"),
         ("/v1/usage?since=1900-01-01", "invalid_value", "since", "Unix seconds"),
         ("/v1/usage?since=20&until=10", "invalid_value", "since", "later"),
-        ("/v1/usage?group_by=week", "invalid_value", "group_by", "'surface', 'status' or 'task', or two that differ"),
+        ("/v1/usage?group_by=week", "invalid_value", "group_by", "'task', 'user' or 'tag', or two that differ"),
         ("/v1/usage?group_by=day,day", "invalid_value", "group_by", "or two that differ"),
         ("/v1/usage?group_by=day,model,key", "invalid_value", "group_by", "or two that differ"),
         ("/v1/usage?group_by=day,", "invalid_value", "group_by", "or two that differ"),

@@ -8,6 +8,7 @@ from mcp_gateway.core.engine import Write
 from mcp_gateway.core.identity.accounts import (
     Account,
     AccountById,
+    AttributeAccount,
     CreateAccount,
     LetAccountProxy,
     SetAccountActive,
@@ -130,6 +131,7 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     SetAccountLimits: lambda write: _of_account("account.limits", write.account_id),
     SetAccountMargin: lambda write: _of_account("account.margin", write.account_id),
     LetAccountProxy: lambda write: _of_account("account.proxy", write.account_id),
+    AttributeAccount: lambda write: _of_account("account.attribution", write.account_id),
     SetZone: _zoned,
     CreateKey: lambda write: _of_key("key.create", write.key.id),
     ChangeKey: lambda write: _of_key("key.change", write.key_id),
@@ -157,6 +159,7 @@ def _account(account: Account) -> dict[str, Any]:
         "active": account.is_active,
         "margin_percent": account.margin / 100,
         "proxy": account.may_proxy,
+        "attribution": account.is_attributed,
         "limits": account.limits.as_object(),
     }
 

@@ -28,6 +28,8 @@ class Account:
     """What it pays above the prices of the settings, in hundredths of a percent."""
     may_proxy: bool = False
     """Whether its keys may ask providers by their own paths."""
+    is_attributed: bool = False
+    """Whether its requests are attributed to the users and tags that they name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,14 @@ class LetAccountProxy(Write[bool]):
 
     account_id: str
     is_let: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeAccount(Write[bool]):
+    """False where there is no such account."""
+
+    account_id: str
+    is_attributed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +165,15 @@ class Accounts:
         if account_id == GUEST_ACCOUNT_ID:
             raise GatewayError("conflict", "Guests never ask providers by their own paths.")
         if not await self._store.write(LetAccountProxy(account_id, is_let)):
+            raise _unknown(account_id)
+
+    async def attribute(self, account_id: str, *, is_attributed: bool) -> None:
+        """Have an account's requests attributed to users and tags from now on, or not. Raises GatewayError `not_found`,
+        `conflict` for the guests'.
+        """
+        if account_id == GUEST_ACCOUNT_ID:
+            raise GatewayError("conflict", "What guests ask for is attributed to nobody.")
+        if not await self._store.write(AttributeAccount(account_id, is_attributed)):
             raise _unknown(account_id)
 
 

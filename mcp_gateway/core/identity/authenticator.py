@@ -176,6 +176,7 @@ class Authenticator:
             margin=limits.margin,
             validity=validity,
             may_proxy=limits.may_proxy,
+            is_attributed=limits.is_attributed,
         )
 
     def _shared(self, account_id: str, limits: AccountLimits) -> tuple[Quota, ...]:
@@ -206,6 +207,8 @@ class Authenticator:
             may_mint_over_mcp=key.may_mint_over_mcp,
             mcp_servers=key.mcp_servers,
             may_proxy=limits.may_proxy,
+            is_attributed=limits.is_attributed,
+            tags=key.particulars.tags,
             offers_mcp_tools=key.offers_mcp_tools,
             routing=key.routing,
             networks=key.networks,

@@ -41,8 +41,8 @@ class AccountLimits(NamedTuple):
     """An account's own limits, and the highest that any of its live keys sets (DEFAULT: none of them sets one).
 
     `margin` is what it pays above the prices of the settings, in hundredths of a percent; `may_proxy` whether it may
-    ask providers by their own paths. `origin` is the address that it was registered from, while it has neither paid nor
-    been granted credit.
+    ask providers by their own paths, `is_attributed` whether its requests are attributed to users and tags. `origin` is
+    the address that it was registered from, while it has neither paid nor been granted credit.
     """
 
     own: OwnLimits
@@ -50,6 +50,7 @@ class AccountLimits(NamedTuple):
     margin: int = 0
     may_proxy: bool = False
     origin: str | None = None
+    is_attributed: bool = False
 
 
 class Changes(NamedTuple):

@@ -2,11 +2,14 @@
 
 import logging
 from asyncio import CancelledError
+from collections.abc import Mapping
+from typing import Any
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, Offer
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.answer import Answer
+from mcp_gateway.core.inference.attribution import Attributed, attributed
 from mcp_gateway.core.inference.auto_router import Choice
 from mcp_gateway.core.inference.holding import Holding
 from mcp_gateway.core.inference.meter import NO_USAGE, Metered
@@ -50,14 +53,16 @@ class Bill:
     is_pending = False
     choice: Choice | None = None
     """Of the models, where `auto` was asked for."""
+    attributed = Attributed(None)
+    """Whom it is for, where its account asks for that."""
 
     def __init__(self, parts: Parts, caller: Caller, call: Call) -> None:
         self.holding = Holding(parts, caller, call.request_id)
         self._parts = parts
         self._caller = caller
         self._call = call
-        self._started_at_s = parts.now_s()
-        self._clock_start_s = parts.monotonic_s()
+        self._start_s = parts.now_s(), parts.monotonic_s()
+        """By the wall clock and the monotonic one."""
 
     @property
     def model_id(self) -> str:
@@ -70,6 +75,12 @@ class Bill:
         running = self.holding.running
         return None if running is None else running.ended_by
 
+    def attribute(self, body: Mapping[str, Any]) -> None:
+        """Have recorded whom the request is for, as its headers and its body say, of which there may be none."""
+        call, headers = self._call, self._parts.settings.attribution.user_headers
+        sent = {} if call.context is None else call.context.sent
+        self.attributed = attributed(self._caller.tags, sent, headers, body)
+
     async def close(
         self, metered: Metered, error: GatewayError | None, answer: Answer | None, asked: Candidate[Backend] | None
     ) -> None:
@@ -80,13 +91,15 @@ class Bill:
         written; nothing is billed then.
         """
         self.status = OK if error is None else error.status
+        if self._caller.is_attributed and self.ask is None:
+            self.attribute({})
         self.price = self.holding.price if asked is None else asked.offer.price
         usage = self.usage = metered.usage
         if usage is not None:
             self.cost_nano = cost_nano(usage, self.price, self._images)
         first_token_s = None
         if answer is not None and answer.first_token_at_s is not None:
-            first_token_s = answer.first_token_at_s - self._clock_start_s
+            first_token_s = answer.first_token_at_s - self._start_s[1]
         record = self._record(error, answer, asked, first_token_s)
         is_delivered = error is not None or (answer is not None and answer.reader is not None)
         if metered.policy is not None:
@@ -100,7 +113,7 @@ class Bill:
             record = self._note_departure(record)
             raise
         finally:  # what is counted is what the caller is told, so only once that is known
-            self.took_s = self._parts.monotonic_s() - self._clock_start_s
+            self.took_s = self._parts.monotonic_s() - self._start_s[1]
             self._parts.metrics.request_ended(record, self.took_s, first_token_s, is_test=self._caller.is_test)
             if error is None and self.model is not None and len(self.model.offers) > 1 and asked is not None:
                 self._note_pace(asked.offer, first_token_s)
@@ -191,8 +204,8 @@ class Bill:
             images=self._images if self.price.image_pico and usage.total_tokens else 0,
             cost_nano=self.cost_nano,
             price_version=self.price.version,
-            started_at_ms=int(self._started_at_s * 1000),
-            latency_ms=int((self._parts.monotonic_s() - self._clock_start_s) * 1000),
+            started_at_ms=int(self._start_s[0] * 1000),
+            latency_ms=int((self._parts.monotonic_s() - self._start_s[1]) * 1000),
             first_token_ms=None if first_token_s is None else int(first_token_s * 1000),
             http_status=self.status or OK,
             error_code=None if error is None else error.code,
@@ -200,4 +213,5 @@ class Bill:
             surface=call.surface,
             ended_by=self.ended_by,
             routing=None if self.choice is None else self.choice.facts,
+            attribution=self.attributed.to,
         )

@@ -106,9 +106,10 @@ class AnswerFacts(NamedTuple):
     """What a caller is told beside an answer, as far as it is known.
 
     `clamped_to` is the limit that stands in place of what was asked for, where one does; `ignored` are names in the
-    request that were not sent on; `overhead_s` is what an answer in one piece took from its admission to its
-    settlement, less the waits for backends and servers of images. `ended_by` is what ended an answer in the middle,
-    and `model` the name by which the one was asked for that answers. `routing` is there where that was chosen.
+    request that were not sent on, or that its account has recorded and are no users or tags; `overhead_s` is what an
+    answer in one piece took from its admission to its settlement, less the waits for backends and servers of images.
+    `ended_by` is what ended an answer in the middle, and `model` the name by which the one was asked for that answers.
+    `routing` is there where that was chosen.
     """
 
     cost_nano: int
@@ -161,6 +162,8 @@ class Exchange:
         """
         self._ask = self._bill.ask = ask
         ask.request_id = self.call.request_id
+        if self.caller.is_attributed:
+            self._bill.attribute(ask.body)
         if self._ended_by is not None:
             raise refusal(self._ended_by)
         self._beginning = asyncio.current_task()
@@ -271,9 +274,8 @@ class Exchange:
         overhead_s = bill.took_s - waited_s
         model = "" if self._ask is None else self._ask.model
         routing = None if bill.choice is None else bill.choice.told(bill.model_id)
-        return AnswerFacts(
-            bill.cost_nano, bill.usage, clamped_to, self._ignored, overhead_s, bill.ended_by, model, routing
-        )
+        ignored = bill.attributed.unusable + self._ignored
+        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, ignored, overhead_s, bill.ended_by, model, routing)
 
     @property
     def latest_words(self) -> str:

@@ -6,14 +6,16 @@ Nothing of it is read. It is held for, charged once and recorded as any other; w
 import asyncio
 import logging
 from asyncio import CancelledError
+from collections.abc import Mapping
 from http import HTTPStatus
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
 from mcp_gateway.core.blame import blame_of
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.keys import refusal
+from mcp_gateway.core.inference.attribution import attributed
 from mcp_gateway.core.inference.bill import CLIENT_CLOSED
 from mcp_gateway.core.inference.endings import cause_of, failure_in
 from mcp_gateway.core.inference.parts import Parts
@@ -21,7 +23,7 @@ from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.limits.limiter import Turn
 from mcp_gateway.core.prices import Price
-from mcp_gateway.core.record import OK, RequestRecord
+from mcp_gateway.core.record import OK, Attribution, RequestRecord
 from mcp_gateway.core.surfaces.error_shapes import MAX_REFUSAL_BYTES
 from mcp_gateway.core.upstream.backend import BackendResponse, failure, read_beginning
 from mcp_gateway.core.upstream.provider import Passed, Provider
@@ -37,6 +39,8 @@ class PassageOrder(NamedTuple):
     client_request_id: str | None
     provider: Provider
     price: Price
+    sent: Mapping[bytes, bytes] = MappingProxyType({})
+    """The headers of the request by their names in lower case."""
 
 
 class Passage:
@@ -170,6 +174,14 @@ class Passage:
             self._parts.metrics.request_ended(record, record.latency_ms / 1000, None)
             self._parts.activity.note(record)
 
+    @property
+    def _attribution(self) -> Attribution | None:
+        """By headers and the tags of the key alone: nothing else is read."""
+        if not self.caller.is_attributed:
+            return None
+        headers = self._parts.settings.attribution.user_headers
+        return attributed(self.caller.tags, self._order.sent, headers, {}).to
+
     def _record(self, error: GatewayError | None) -> RequestRecord:
         order, caller, parts = self._order, self.caller, self._parts
         status = OK if self.response is None else self.response.status
@@ -194,4 +206,5 @@ class Passage:
             error_code=None if error is None else error.code,
             finish_reason=None,
             surface="proxy",
+            attribution=self._attribution,
         )

@@ -15,7 +15,7 @@ import orjson
 from mcp_gateway.core.ledger.entries import Departure, Entry, GiveBack, Settle, SettleLate
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.private import OWNER_ALONE
-from mcp_gateway.core.record import AddRecord, RequestRecord, RoutingFacts
+from mcp_gateway.core.record import AddRecord, Attribution, RequestRecord, RoutingFacts
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,11 @@ def _entry(line: dict[str, Any]) -> Kept:
 
 
 def _record(told: dict[str, Any]) -> RequestRecord:
-    """Files of earlier versions tell no routing."""
+    """Files of earlier versions tell neither routing nor attribution."""
     record = RequestRecord(**told)
-    return record if record.routing is None else record._replace(routing=RoutingFacts(*record.routing))
+    if record.routing is not None:
+        record = record._replace(routing=RoutingFacts(*record.routing))
+    if record.attribution is not None:
+        user, tags = record.attribution
+        record = record._replace(attribution=Attribution(user, tuple(tags)))
+    return record

@@ -11,9 +11,9 @@ from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import AskedAs, Door, RequestRecord
 from mcp_gateway.core.text import shown
 
-Group = Literal["hour", "day", "month", "model", "key", "surface", "status", "task"]
+Group = Literal["hour", "day", "month", "model", "key", "surface", "status", "task", "user", "tag"]
 """What requests are summed up by, all times in UTC; `status` is that of HTTP which the caller was told, `task` what was
-read of those that named no model."""
+read of those that named no model. `user` and `tag` are what they are attributed to, each of several tags counting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class RequestFilter:
     surface: AskedAs | None = None
     within: str | None = None
     """A key that asked for them, or made the one that did, or made that one's maker."""
+    user: str | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,8 @@ class FailedAttemptsOf(Report[list[tuple[str, str]]]):
 _MOST_FOUND = 20
 _MOST_GROUPS = 2000
 """Of a report by the hour or by two things at once, for which nobody else should wait long."""
+_MOST_NAMES = 10_000
+"""Of one by users or by tags alone."""
 _ANY_NUMBER = 2**62
 
 
@@ -248,7 +252,7 @@ class History:
         Of all requests of the account, or `within` a key: of that one and what it has made. Times are told as
         `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids.
         """
-        most = _MOST_GROUPS if "hour" in by or len(by) > 1 else _ANY_NUMBER
+        most = _most_by(by)
         found = await self._summed(account_id, since_ms, until_ms, by, most, within)
         if len(found) > most:
             problem = f"There are more than {most} rows by {' and '.join(by)} between `since` and `until`"
@@ -270,6 +274,12 @@ class History:
                 for names, totals in ends.items():
                     found[names] = found.get(names, Totals()) + totals
         return found
+
+
+def _most_by(by: Sequence[Group]) -> int:
+    if "hour" in by or len(by) > 1:
+        return _MOST_GROUPS
+    return _MOST_NAMES if "user" in by or "tag" in by else _ANY_NUMBER
 
 
 def _in_order(group: tuple[Names, Totals]) -> list[tuple[bool, str | int | None]]:

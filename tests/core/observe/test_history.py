@@ -18,7 +18,7 @@ from tests.databases import Query, changing, explained
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 86_400_000
-_BESIDE = ("named", "counted", "routed")
+_BESIDE = ("named", "counted", "routed", "attributed")
 """The tables that stand beside the requests."""
 
 

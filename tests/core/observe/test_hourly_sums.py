@@ -18,7 +18,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.observe import history as history_module
 from mcp_gateway.core.observe.history import Group, Groups, History, Totals, TotalsOfHours
 from mcp_gateway.core.observe.records import Records
-from mcp_gateway.core.record import RequestRecord, RoutingFacts, SurfaceName
+from mcp_gateway.core.record import Attribution, RequestRecord, RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sql.requests import CORRECT, EXECUTORS, correction, insert_records
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
@@ -37,6 +37,11 @@ FROM requests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
 """
 PARTS = "SELECT * FROM hourly_parts WHERE requests <> 0 ORDER BY account_id, hour, key_id, model, surface, status"
 TASKS = "SELECT * FROM hourly_tasks WHERE requests <> 0 ORDER BY account_id, hour, key_id, model, task, surface, status"
+ATTRIBUTED = (
+    "SELECT account_id, hour, key_id, model, end_user, tag, is_first, task, surface, status, requests, prompt_tokens, "
+    "completion_tokens, cached_tokens, cost_nano FROM hourly_attributed "
+    "ORDER BY account_id, hour, key_id, model, end_user, tag, is_first, task, surface, status"
+)
 GROUPS: tuple[Group, ...] = get_args(Group)
 SURFACES: tuple[SurfaceName, ...] = get_args(SurfaceName)
 STATUSES = (200, 200, 404, 499, 502)
@@ -55,6 +60,12 @@ RECORDS = st.lists(
         surface=st.sampled_from(SURFACES),
         http_status=st.sampled_from(STATUSES),
         routing=st.sampled_from([None, RoutingFacts("code", "simple", 0.9), RoutingFacts("unknown", "medium", 0.0)]),
+        attribution=st.none()
+        | st.builds(
+            Attribution,
+            st.sampled_from([None, "ann", "bob"]),
+            st.lists(st.sampled_from(["red", "green", "blue"]), unique=True).map(tuple),
+        ),
     ),
     max_size=12,
 )
@@ -81,6 +92,19 @@ def tasks(records: Iterable[RequestRecord]) -> list[tuple[Any, ...]]:
     return sorted((*named, *astuple(totals)) for named, totals in sums.items())
 
 
+def attributed(records: Iterable[RequestRecord]) -> list[tuple[Any, ...]]:
+    """Of those that say whom for, or have tags: once for each of these, or once."""
+    sums: defaultdict[tuple[str, int, str, str, str, str, int, str, str, int], Totals] = defaultdict(Totals)
+    for record in records:
+        if record.attribution is not None:
+            named = record.account_id, record.started_at_ms // HOUR_MS, record.key_id or "", record.model or ""
+            user, tags = record.attribution
+            for number, tag in enumerate(tags or ("",)):
+                by = user or "", tag, int(number == 0), record.routing.task if record.routing else ""
+                sums[*named, *by, record.surface, record.http_status] += totals_of(record)
+    return sorted((*named, *astuple(totals)) for named, totals in sums.items())
+
+
 def totals_of(record: RequestRecord) -> Totals:
     tokens = (record.prompt_tokens, record.completion_tokens, record.cached_tokens or 0)
     prompt, completion, cached = (max(0, min(number, 2**32)) for number in tokens)
@@ -103,10 +127,13 @@ def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
                 connection.execute(CORRECT, correction(changed, keeps_cost=keeps_cost))
                 stand[record.id] = changed._replace(cost_nano=stand[record.id].cost_nano) if keeps_cost else changed
         assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
+        assert connection.execute(ATTRIBUTED).fetchall() == attributed(stand.values())
         for _ in range(2):
             assert connection.execute(PARTS).fetchall() == parts(stand.values())
             assert connection.execute(TASKS).fetchall() == tasks(stand.values())
             connection.execute("DELETE FROM requests")
+        for table in ("hourly_attributed", "attributed_requests", "attributed_names"):  # which name people
+            assert connection.execute(f"SELECT * FROM {table}").fetchall() == []
 
 
 def database_at(version: int) -> sqlite3.Connection:
@@ -120,7 +147,7 @@ def database_at(version: int) -> sqlite3.Connection:
 def test_what_stands_in_the_log_is_summed_up_by_the_first_version_that_sums_as_chats(
     records: list[RequestRecord],
 ) -> None:
-    chats = [record._replace(surface="chat", routing=None) for record in records]
+    chats = [record._replace(surface="chat", routing=None, attribution=None) for record in records]
     with closing(database_at(13)) as connection:
         insert_records(connection, chats)
         migrate(connection)
@@ -133,7 +160,7 @@ def test_what_an_earlier_version_summed_up_is_summed_up_by_status_where_it_still
     records: list[RequestRecord], data: st.DataObject
 ) -> None:
     with closing(database_at(14)) as connection:
-        records = [record._replace(surface="chat", routing=None) for record in records]
+        records = [record._replace(surface="chat", routing=None, attribution=None) for record in records]
         insert_records(connection, records)
         gone = data.draw(st.sets(st.sampled_from([record.id for record in records]))) if records else set()
         connection.executemany("DELETE FROM requests WHERE id = ?", [(request_id,) for request_id in gone])
@@ -159,8 +186,12 @@ def grouped(records: Iterable[RequestRecord], by: Sequence[Group]) -> Groups:
             "surface": record.surface,
             "status": record.http_status,
             "task": record.routing and record.routing.task,
+            "user": record.attribution and record.attribution.user,
         }
-        sums[tuple(names[group] for group in by)] += totals_of(record)
+        tags = record.attribution.tags if record.attribution and "tag" in by else ()
+        for tag in tags or (None,):
+            names["tag"] = tag
+            sums[tuple(names[group] for group in by)] += totals_of(record)
     return dict(sums)
 
 
@@ -197,8 +228,16 @@ async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_b
 
 
 @pytest.mark.parametrize(
-    "by", [*BY[: len(GROUPS)], ("hour", "model"), ("status", "key"), ("surface", "status"), ("task", "status")]
-)
+    "by",
+    [
+        *BY[: len(GROUPS)],
+        ("hour", "model"),
+        ("status", "key"),
+        ("surface", "status"),
+        ("task", "status"),
+        ("user", "tag"),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("since_ms", "until_ms"),
     [
@@ -224,6 +263,7 @@ async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
             surface=["chat", "score", "chat", "messages"][n % 4],
             http_status=[200, 502, 404][n // 2 % 3],
             routing=[None, RoutingFacts("code", "simple", 0.9)][n // 3 % 2],
+            attribution=[None, Attribution("ann", ("red", "blue")), Attribution(None, ("red",))][n % 3],
             cost_nano=n + 1,
         )
         for n, at_ms in enumerate(offsets_ms)
@@ -269,5 +309,6 @@ async def test_whole_hours_are_read_from_their_sums_alone(store: Store, monkeypa
         is_of_parts = {"surface", "status"} & set(by)
         tables = ["hourly_usage", *["hourly_parts"] * (2 if is_of_parts else 0)]
         tables += ["hourly_tasks"] * (2 if "task" in by else 0)
+        tables += ["hourly_attributed"] * (2 if {"user", "tag"} & set(by) else 0)
         searches = [f"SEARCH {table} USING PRIMARY KEY (account_id=? AND hour>? AND hour<?)" for table in tables]
         assert [step for step in read if step.startswith(("SEARCH", "SCAN")) and "subquery" not in step] == searches

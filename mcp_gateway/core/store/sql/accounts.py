@@ -8,6 +8,7 @@ from mcp_gateway.core.identity.accounts import (
     AccountById,
     AccountsPage,
     AllAccounts,
+    AttributeAccount,
     CreateAccount,
     LetAccountProxy,
     SetAccountActive,
@@ -20,9 +21,10 @@ from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 MARGIN = "COALESCE((SELECT margin FROM account_margins WHERE account_margins.account_id = accounts.id), 0)"
 """Of a row of accounts; most have none."""
 MAY_PROXY = "EXISTS (SELECT 1 FROM proxying_accounts WHERE proxying_accounts.account_id = accounts.id)"
+IS_ATTRIBUTED = "EXISTS (SELECT 1 FROM attributing_accounts WHERE attributing_accounts.account_id = accounts.id)"
 ORIGIN = "(SELECT address FROM sharing_accounts WHERE sharing_accounts.account_id = accounts.id)"
 """The address that an account was registered from, while it shares the limits of one with others from there."""
-_COLUMNS = f"id, name, created_at_ms, is_active, {MARGIN}, {MAY_PROXY}, {', '.join(LIMIT_NAMES)}"
+_COLUMNS = f"id, name, created_at_ms, is_active, {MARGIN}, {MAY_PROXY}, {IS_ATTRIBUTED}, {', '.join(LIMIT_NAMES)}"
 _NO_LIMIT = -1
 """As it is stored; NULL is the default."""
 
@@ -92,13 +94,20 @@ def _set_margin(transaction: Transaction, write: SetAccountMargin) -> bool:
 
 
 def _let_proxy(transaction: Transaction, write: LetAccountProxy) -> bool:
-    if transaction.first("SELECT 1 FROM accounts WHERE id = ?", (write.account_id,)) is None:
+    return _list_in(transaction, "proxying_accounts", write.account_id, is_listed=write.is_let)
+
+
+def _attribute(transaction: Transaction, write: AttributeAccount) -> bool:
+    return _list_in(transaction, "attributing_accounts", write.account_id, is_listed=write.is_attributed)
+
+
+def _list_in(transaction: Transaction, table: str, account_id: str, *, is_listed: bool) -> bool:
+    """Have an account in a table of those that something is said of, or not; noted as limits are."""
+    if transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)) is None:
         return False
-    sql = "INSERT INTO proxying_accounts VALUES (?) ON CONFLICT DO NOTHING"
-    if not write.is_let:
-        sql = "DELETE FROM proxying_accounts WHERE account_id = ?"
-    transaction.execute(sql, (write.account_id,))
-    note_change(transaction, LIMITS_OF + write.account_id)
+    put = f"INSERT INTO {table} VALUES (?) ON CONFLICT DO NOTHING"
+    transaction.execute(put if is_listed else f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
+    note_change(transaction, LIMITS_OF + account_id)
     return True
 
 
@@ -125,8 +134,9 @@ def _by_id(rows: Rows, read: AccountById) -> Account | None:
 
 
 def _account(row: Row) -> Account:
-    account_id, name, created_at_ms, is_active, margin, may_proxy, *limits = row
-    return Account(account_id, name, created_at_ms, bool(is_active), limits_from(limits), margin, bool(may_proxy))
+    account_id, name, created_at_ms, is_active, margin, may_proxy, is_attributed, *limits = row
+    own = limits_from(limits)
+    return Account(account_id, name, created_at_ms, bool(is_active), own, margin, bool(may_proxy), bool(is_attributed))
 
 
 EXECUTORS = Executors(
@@ -136,6 +146,7 @@ EXECUTORS = Executors(
         SetAccountLimits: _set_limits,
         SetAccountMargin: _set_margin,
         LetAccountProxy: _let_proxy,
+        AttributeAccount: _attribute,
     },
     reads={AllAccounts: _all, AccountsPage: _page, AccountById: _by_id},
 )

@@ -54,6 +54,7 @@ from mcp_gateway.core.identity.particulars import NO_PARTICULARS, Particulars
 from mcp_gateway.core.networks import Networks, networks_as_words, networks_in
 from mcp_gateway.core.optimization import MODES, NO_DEFAULTS, RoutingDefaults
 from mcp_gateway.core.store.sql.accounts import (
+    IS_ATTRIBUTED,
     MARGIN,
     MAY_PROXY,
     ORIGIN,
@@ -192,7 +193,8 @@ _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
 _HIGHEST = (f"CASE WHEN MIN(live.{name}) < 0 THEN -1 ELSE MAX(live.{name}) END" for name in LIMIT_NAMES)
 _ACCOUNT_LIMITS = f"""
-SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGHEST)}, {MARGIN}, {MAY_PROXY}, {ORIGIN}
+SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGHEST)}, {MARGIN}, {MAY_PROXY}, {ORIGIN},
+    {IS_ATTRIBUTED}
 FROM accounts LEFT JOIN (
     SELECT keys.* FROM keys LEFT JOIN key_rights ON key_id = keys.id
     WHERE account_id = :account_id AND {_CONDITIONS["live"]}
@@ -469,9 +471,9 @@ def _account_limits(rows: Rows, read: AccountLimitsOf) -> AccountLimits | None:
     row = rows.first(_ACCOUNT_LIMITS, {"account_id": read.account_id, "now_ms": read.now_ms})
     if row is None:
         return None
-    *limits, margin, may_proxy, origin = row
+    *limits, margin, may_proxy, origin, is_attributed = row
     own, highest = limits[: len(LIMIT_NAMES)], limits[len(LIMIT_NAMES) :]
-    return AccountLimits(limits_from(own), limits_from(highest), margin, bool(may_proxy), origin)
+    return AccountLimits(limits_from(own), limits_from(highest), margin, bool(may_proxy), origin, bool(is_attributed))
 
 
 def _all(rows: Rows, read: AllKeys) -> list[Key]:

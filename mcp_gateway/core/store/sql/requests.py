@@ -33,10 +33,12 @@ from mcp_gateway.core.record import (
     SCORE_WHOLE,
     UNNAMED_SURFACE,
     AddRecord,
+    Attribution,
     RequestRecord,
     RoutingFacts,
     round_ids,
 )
+from mcp_gateway.core.store.sql.attribution import insert_attributed
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
@@ -75,12 +77,17 @@ _ROUTED = """
 (SELECT json_array(task, complexity, confidence, score) FROM routed_requests AS routed
 WHERE routed.account_id = requests.account_id AND routed.id = requests.id)
 """
+_ATTRIBUTED = """
+(SELECT {} FROM attributed_requests AS attributed
+WHERE attributed.account_id = requests.account_id AND attributed.id = requests.id)
+"""
 _BESIDE = ", ".join((
     _SURFACE,
     _COUNTED.format("cache_write_tokens"),
     f"COALESCE({_COUNTED.format('images')}, 0)",
     _COUNTED.format("ended_by"),
     _ROUTED,
+    _ATTRIBUTED.format("json_array(NULLIF(end_user, ''), json(tags))"),
 ))  # fmt: skip
 _SELECTED = f"SELECT {', '.join(f'requests.{column}' for column in _COLUMNS)}, {_BESIDE}"
 _SELECT = f"{_SELECTED} FROM requests"
@@ -97,12 +104,12 @@ _TIMES: dict[Group, str] = {
 _GROUPS: dict[Group, str] = {
     **{group: sql.format("started_at_ms / 1000") for group, sql in _TIMES.items()},
     "model": "model", "key": "key_id", "surface": _SURFACE, "status": "http_status",
-    "task": _TASK,
+    "task": _TASK, "user": _ATTRIBUTED.format("NULLIF(end_user, '')"), "tag": "tag.value",
 }  # fmt: skip
 _GROUPS_OF_HOURS: dict[Group, str] = {
     **{group: sql.format("hour * 3600") for group, sql in _TIMES.items()},
     "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')", "surface": "surface", "status": "status",
-    "task": "task",
+    "task": "NULLIF(task, '')", "user": "NULLIF(end_user, '')", "tag": "NULLIF(tag, '')",
 }  # fmt: skip
 _IS_WITHIN = """
 ? IN (
@@ -131,11 +138,22 @@ _HOURS_OF_PARTS = f"""(
 """All that was asked, as chats that were answered; what failed goes over to chats that failed, and from chats of either
 kind goes over what was asked in another surface."""
 _HOURS_OF_TASKS = f"""(
-    SELECT {{place}}, NULL AS task, {_ADDED} FROM {{hours}}
-    UNION ALL SELECT {{place}}, NULL, {_TAKEN} FROM hourly_tasks
+    SELECT {{place}}, '' AS task, {_ADDED} FROM {{hours}}
+    UNION ALL SELECT {{place}}, '', {_TAKEN} FROM hourly_tasks
     UNION ALL SELECT {{place}}, task, {_ADDED} FROM hourly_tasks
 )"""
 """All that was asked, as if a model had been named; what named none goes over to its task."""
+_HOURS_OF_NAMES = f"""(
+    SELECT {{place}}, '' AS end_user, '' AS tag, {_ADDED} FROM {{hours}}
+    UNION ALL SELECT {{place}}, '', '', {_TAKEN} FROM hourly_attributed WHERE is_first
+    UNION ALL SELECT {{place}}, end_user, {{tag}}, {_ADDED} FROM hourly_attributed {{rows}}
+)"""
+"""All that was asked, as if nobody had said whom for; what is attributed goes over to its user, and to each tag."""
+_BY_TAG = {"tag": "tag", "rows": ""}
+_BY_USER_ALONE = {"tag": "''", "rows": "WHERE is_first"}
+_REQUESTS_BY_TAG = f"""
+(SELECT * FROM requests WHERE {{}}) AS requests LEFT JOIN json_each({_ATTRIBUTED.format("tags")}) AS tag
+"""
 _USES_OF_KEYS = """
 SELECT key_id, MAX(hour), SUM(cost_nano) FROM hourly_usage
 WHERE account_id = ? AND key_id IN (SELECT value FROM json_each(?)) AND requests > 0 GROUP BY key_id
@@ -174,6 +192,9 @@ def insert_records(connection: sqlite3.Connection, records: Sequence[RequestReco
     ]
     if routed:
         connection.executemany(_INSERT_ROUTED, routed)
+    attributed = [record for record in records if record.attribution is not None]
+    if attributed:
+        insert_attributed(connection, attributed)
 
 
 def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:
@@ -268,7 +289,8 @@ def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
     names = [_GROUPS[group] for group in read.by]
-    sql = f"SELECT {', '.join(names)}, {_SUMS} FROM requests WHERE {where} GROUP BY {_first(len(names))}"
+    source = _REQUESTS_BY_TAG.format(where) if "tag" in read.by else f"requests WHERE {where}"
+    sql = f"SELECT {', '.join(names)}, {_SUMS} FROM {source} GROUP BY {_first(len(names))}"
     return _groups(rows.all(sql, tuple(conditions.values())), len(names))
 
 
@@ -297,7 +319,12 @@ def _hours_by(by: Sequence[Group]) -> str:
     hours, place = "hourly_usage", "account_id, hour, key_id, model"
     if "surface" in by or "status" in by:
         hours, place = _HOURS_OF_PARTS, f"{place}, surface, status"
-    return _HOURS_OF_TASKS.format(place=place, hours=hours) if "task" in by else hours
+    if "task" in by:
+        hours, place = _HOURS_OF_TASKS.format(place=place, hours=hours), f"{place}, task"
+    if "tag" in by or "user" in by:
+        named = _BY_TAG if "tag" in by else _BY_USER_ALONE
+        hours = _HOURS_OF_NAMES.format(place=place, hours=hours, **named)
+    return hours
 
 
 def _first(columns: int) -> str:
@@ -328,14 +355,23 @@ def _between(rows: Rows, select: str, read: RepeatsOf | MissingUsagesOf) -> dict
 
 def _record(row: Row) -> RequestRecord:
     """SQLite has no booleans, and one value for a column."""
-    *facts, routed = row
+    *facts, routed, attributed = row
     record = RequestRecord(*facts)
-    return record._replace(is_stream=bool(record.is_stream), routing=None if routed is None else _routing(routed))
+    return record._replace(
+        is_stream=bool(record.is_stream),
+        routing=None if routed is None else _routing(routed),
+        attribution=None if attributed is None else _attribution(attributed),
+    )
 
 
 def _routing(stored: str) -> RoutingFacts:
     task, complexity, confidence, score = orjson.loads(stored)
     return RoutingFacts(task, complexity, confidence, None if score is None else score / SCORE_WHOLE)
+
+
+def _attribution(stored: str) -> Attribution:
+    user, tags = orjson.loads(stored)
+    return Attribution(user, tuple(tags))
 
 
 def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, Any]]:
@@ -348,6 +384,10 @@ def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, A
         yield _WITHIN, wanted.within
     if wanted.surface is not None:
         yield f"{_SURFACE} = ?", wanted.surface
+    if wanted.user is not None:
+        yield f"{_ATTRIBUTED.format('end_user')} = ?", wanted.user
+    if wanted.tag is not None:
+        yield f"? IN (SELECT value FROM json_each({_ATTRIBUTED.format('tags')}))", wanted.tag
     if wanted.since_ms is not None:
         yield "id >= ?", first_id_at("req", max(0, wanted.since_ms - _ARRIVAL_MS))
         yield "started_at_ms >= ?", wanted.since_ms

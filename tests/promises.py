@@ -78,6 +78,9 @@ AREAS: dict[str, Area] = {
             "People and programs that a certified OpenID provider knows get its tokens for the gateway.": [
                 "tests/clients/test_oidc.py",
             ],
+            "An issuer's tokens are good if they are its own, for this gateway and not over; its keys may change, and it may be away.": [
+                "tests/core/identity/oidc/test_issuer.py",
+            ],
         },
     ),
     "Providers": Area(
@@ -1151,8 +1154,8 @@ AREAS: dict[str, Area] = {
             "Accounts share no prefix cache in chats.": [
                 "tests/doors/test_http_forwarding.py::test_accounts_have_cache_salts_of_their_own",
             ],
-            "The gateway connects to nobody but the backends that its operator names, Stripe, and the servers of images.": [
-                "tests/test_tidy.py::test_the_gateway_connects_to_nobody_but_backends_stripe_and_the_servers_of_images_and_tools",
+            "The gateway connects to nobody but the backends that its operator names, Stripe, an issuer, and the servers of images.": [
+                "tests/test_tidy.py::test_the_gateway_connects_to_nobody_but_backends_stripe_an_issuer_and_the_servers_of_images_and_tools",
                 "tests/core/image_fetching/test_fetcher.py::test_nothing_is_sent_but_what_is_asked_for",
             ],
         },

@@ -37,7 +37,9 @@ from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fa
 from mcp_gateway.core.countries import COUNTRY_CODES
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.fees import FeeText, quoted
+from mcp_gateway.core.mcp_paths import MCP_PATHS
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.oidc_settings import OidcSettings
 from mcp_gateway.core.optimization import AUTO, MODE_ALIASES, MODES, Mode, MovedByFeedback, mode_named
 from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.prompt_tasks import TASKS, PromptTask, task_named
@@ -45,6 +47,7 @@ from mcp_gateway.core.provider_settings import ProviderSettings
 from mcp_gateway.core.section import CommaSeparated, Section
 from mcp_gateway.core.service_links import service_links
 from mcp_gateway.core.text import one_line, shown
+from mcp_gateway.core.web_address import is_private, is_web_address
 from mcp_gateway.core.webhook_secret import key_of
 
 ENV_PREFIX = "GATEWAY_"
@@ -55,6 +58,8 @@ ANY = "*"
 """In a list of hosts or origins: whichever."""
 _ACCOUNT_ID = re.compile(r"acc_[0-9A-Za-z_]+")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_AUDIENCES = ("", "/v1", "/api/v1/inference", *MCP_PATHS)
+"""Below public_url."""
 _MAX_FAULT_CHARS = 1000
 _MOST_PICO = {1: PICO_PER_USD // 100, MILLION_TOKENS: PICO_PER_USD}
 """For a token: more than a cent is meant for a million of them, unless it is written as a price of a million."""
@@ -115,23 +120,14 @@ def _checked_payable_usd(text: str) -> str:
     return text
 
 
-def _is_web_address(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        is_address = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        is_address = False
-    return is_address and text.isascii() and text.isprintable() and " " not in text
-
-
 def _checked_page_url(text: str) -> str:
-    if not _is_web_address(text):
+    if not is_web_address(text):
         raise ValueError("must be an address such as https://app.example.com/billing")
     return text
 
 
 def _checked_base_url(text: str) -> str:
-    if not _is_web_address(text):
+    if not is_web_address(text):
         raise ValueError("must be an address such as http://10.0.0.5:8000")
     url = urlsplit(text)
     if url.username is not None or url.query or url.fragment:
@@ -141,7 +137,7 @@ def _checked_base_url(text: str) -> str:
 
 def _checked_server_url(text: str) -> str:
     """Servers have parameters in their addresses, so that `?` stands for itself."""
-    if not _is_web_address(text):
+    if not is_web_address(text):
         raise ValueError("must be an address such as https://mcp.example.com/mcp")
     url = urlsplit(text)
     if url.username is not None or url.fragment:
@@ -150,7 +146,7 @@ def _checked_server_url(text: str) -> str:
 
 
 def _checked_webhook_url(text: str) -> str:
-    if not _is_web_address(text) or urlsplit(text).username is not None or urlsplit(text).fragment:
+    if not is_web_address(text) or urlsplit(text).username is not None or urlsplit(text).fragment:
         raise ValueError("must be an address such as https://hooks.example.com/gateway, without user name or `#`")
     return text
 
@@ -241,15 +237,6 @@ def _with_a_webhook_port(ports: tuple[int, ...]) -> tuple[int, ...]:
     if not ports:
         raise ValueError("must name a port, such as 443")
     return ports
-
-
-def _is_private(url: str) -> bool:
-    """Whether nobody on the way can read what is sent there."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    with contextlib.suppress(ValueError):
-        return parts.scheme == "https" or ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _with_text(modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -787,7 +774,7 @@ class WebhookSettings(Section):
     def _fits_together(self) -> Self:
         if (self.url is None) != (self.secret is None):
             raise ValueError("url needs secret and the other way round: nobody could tell whose events they are")
-        if self.url is not None and not self.allow_http and not _is_private(self.url):
+        if self.url is not None and not self.allow_http and not is_private(self.url):
             raise ValueError(
                 "url must be https:// where it is not on this machine; allow_http = true lets it be http://"
             )
@@ -1002,6 +989,7 @@ class Settings(Section):
     guests: GuestSettings = GuestSettings()
     limits: LimitSettings = LimitSettings()
     users: UserSettings = UserSettings()
+    oidc: OidcSettings = OidcSettings()
     attribution: AttributionSettings = AttributionSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     policy: PolicySettings = PolicySettings()
@@ -1045,6 +1033,19 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _can_be_returned_to(self) -> Self:
+        """By browsers from the issuer, and by the address that tokens are for."""
+        oidc = self.oidc
+        if oidc.is_configured and self.public_url is None:
+            raise ValueError("oidc.issuer needs public_url: tokens are made for it, and browsers come back to it")
+        if oidc.link_by_email and self.users.registration == "open" and not oidc.only:
+            raise ValueError(
+                "oidc.link_by_email needs another users.registration than open: whoever registers has not shown that "
+                "the address is theirs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sees_what_it_fetches(self) -> Self:
         if self.fetch_images and not self.enable_vision:
             raise ValueError("fetch_images needs enable_vision = true: else every image is refused")
@@ -1061,6 +1062,13 @@ class Settings(Section):
                 "max_in_flight_bytes is too little for one body of max_body_bytes and one answer of max_response_bytes"
             )
         return self
+
+    @property
+    def oidc_audiences(self) -> tuple[str, ...]:
+        """Whom an issuer's token must be for, one of these; by default whatever address of ours a program may ask."""
+        if self.oidc.audiences or not self.oidc.is_configured:
+            return self.oidc.audiences
+        return tuple(f"{self.public_url}{below}" for below in _AUDIENCES)
 
     @property
     def topup_url(self) -> str | None:

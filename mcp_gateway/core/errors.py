@@ -42,7 +42,7 @@ Code = Literal[
     "requests_per_day", "tokens_per_minute", "in_flight", "guest", "too_many_sign_ins", "backend_busy",
     "client_closed", "internal_error", "not_configured", "unknown_method", "unsupported_transfer_coding",
     "connect_failed", "first_token_timeout", "backend_error", "backend_died", "payments_unavailable", "draining",
-    "maintenance", "model_unavailable", "ledger_unavailable", "overloaded", "unsupported_version",
+    "maintenance", "model_unavailable", "ledger_unavailable", "issuer_unavailable", "overloaded", "unsupported_version",
 ]  # fmt: skip
 """Every code there is; TABLE has a row for each."""
 
@@ -107,6 +107,7 @@ TABLE: dict[Code, Row] = {
     "maintenance": Row(503, "maintenance", _LATER, retry_after_s=60),
     "model_unavailable": Row(503, "model_unavailable", _OTHER_MODEL, retry_after_s=5),
     "ledger_unavailable": Row(503, "maintenance", _LATER, retry_after_s=5),
+    "issuer_unavailable": Row(503, "maintenance", _LATER, retry_after_s=5),
     "overloaded": Row(503, "overloaded", _LATER, retry_after_s=5),
     "unsupported_version": Row(505, "invalid_request", "Speak HTTP/1.1."),
 }

@@ -1,9 +1,9 @@
 """The keys of providers, read from the environment and from files, and the headers that they are sent in."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from mcp_gateway.core.config import ConfigError
+from mcp_gateway.core.named_secret import read_secret
 from mcp_gateway.core.provider_settings import Preset, ProviderSettings, row_of
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -17,7 +17,9 @@ def read_keys(providers: Iterable[ProviderSettings], environ: Mapping[str, str])
         if row_of(provider).auth == "none":
             continue
         try:
-            keys[provider.name] = _key_of(provider, environ)
+            keys[provider.name] = read_secret(
+                provider.api_key_env, provider.api_key_file, environ, setting="api_key_file"
+            )
         except ValueError as fault:
             faults.append(f"[[providers]] {provider.name}: {fault}")
     if faults:
@@ -40,18 +42,3 @@ def proxy_headers_of(row: Preset, key: str | None) -> Headers:
     if row.proxy_auth_header is None or row.auth == "none":
         return headers_of(row, key)
     return headers_of(row.model_copy(update={"auth": "x-header", "auth_header": row.proxy_auth_header}), key)
-
-
-def _key_of(provider: ProviderSettings, environ: Mapping[str, str]) -> str:
-    variable, file = provider.api_key_env, provider.api_key_file
-    key = environ.get(variable, "").strip() if variable is not None else ""
-    if not key and file is not None:
-        try:
-            key = Path(file).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            raise ValueError("api_key_file cannot be read") from None
-    if not key:
-        raise ValueError(f"{variable} is not set" if file is None else "api_key_file is empty")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError("its key must be visible ASCII characters, without spaces or line ends")
-    return key

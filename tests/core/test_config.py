@@ -1,3 +1,4 @@
+import json
 import re
 import tomllib
 from inspect import signature
@@ -57,9 +58,16 @@ def fault(toml: str = "", **environ: str) -> str:
     return found[0]
 
 
+ISSUER, PUBLIC = "https://id.example.com", "https://gateway.example.com"
 HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 WHAT_OTHERS_NEED = """
 trusted_proxies = ["10.0.0.1"]
+public_url = "https://gateway.example.com"
+[oidc]
+issuer = "https://id.example.com"
+client_id = "gateway"
+role_claim = "roles"
+owners = ["owner"]
 [policy]
 country_database = "x"
 [stripe]
@@ -70,6 +78,10 @@ url = "https://hooks.example.com"
 secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 """
 """Settings without which some cannot be set."""
+
+
+def toml_of(value: Any) -> str:
+    return json.dumps(value)
 
 
 class TestSources:
@@ -185,6 +197,49 @@ class TestSources:
             value = getattr(value, name)
         plain = value.get_secret_value() if hasattr(value, "get_secret_value") else value
         assert plain == (tuple(shown) if isinstance(shown, list) else type(plain)(shown))
+
+    @each(
+        ("oidc", "fault"),
+        [
+            ({"client_id": "gateway"}, "needs issuer"),
+            ({"only": True}, "needs issuer"),
+            ({"creates_users": True}, "needs issuer"),
+            ({"issuer": "id.example.com"}, "must be an address"),
+            ({"issuer": "http://id.example.com"}, "must be https://"),
+            ({"issuer": "https://ann@id.example.com"}, "without user name"),
+            ({"issuer": "https://id.example.com/?tenant=1"}, "without user name"),
+            ({"issuer": ISSUER, "only": True}, "only needs client_id"),
+            ({"issuer": ISSUER, "client_id": "g", "scopes": ["email"]}, "scopes needs openid"),
+            ({"issuer": ISSUER, "scopes": ["open id"]}, "without spaces"),
+            ({"issuer": ISSUER, "client_id": "g", "audiences": ["a", "g"]}, "client_id_is_audience = true"),
+            ({"issuer": ISSUER, "role_claim": "roles"}, "role_claim needs owners"),
+            ({"issuer": ISSUER, "owners": ["a"]}, "need role_claim"),
+            ({"issuer": ISSUER, "administrators": ["a"]}, "need role_claim"),
+        ],
+    )
+    def test_an_issuer_that_could_let_nobody_in_or_anybody_is_refused(self, oidc: dict[str, Any], fault: str) -> None:
+        with pytest.raises(ConfigError, match=fault):
+            load(f'public_url = "{PUBLIC}"\n[oidc]\n' + "\n".join(f"{name} = {toml_of(oidc[name])}" for name in oidc))
+
+    def test_an_issuer_needs_an_address_of_ours_and_users_who_are_who_they_say(self) -> None:
+        assert "needs public_url" in fault(f"[oidc]\nissuer = '{ISSUER}'")
+        open_to_all = f"public_url = '{PUBLIC}'\n[users]\nregistration = 'open'\n[oidc]\nissuer = '{ISSUER}'\n"
+        assert "link_by_email needs" in fault(open_to_all + "link_by_email = true")
+        load(open_to_all + "link_by_email = true\nonly = true\nclient_id = 'gateway'")
+        load(open_to_all)
+
+    def test_tokens_are_for_the_addresses_of_both_doors_unless_others_are_named(self) -> None:
+        assert load().oidc_audiences == ()
+        assert (load().oidc.is_configured, load().oidc.has_browser, load().oidc.shown_name) == (False, False, "")
+        toml = f"public_url = '{PUBLIC}/v1/'\n[oidc]\nissuer = 'http://127.0.0.1:9/realms/x/'\n"
+        settings = load(toml + "client_id = 'gateway'")
+        below = ("/v1", "/api/v1/inference")
+        assert settings.oidc_audiences[:3] == (PUBLIC, *(PUBLIC + prefix for prefix in below))
+        for door in ("/mcp", "/mcp/", "/mcp/sse", "/mcp/sse/"):
+            assert {PUBLIC + prefix + door for prefix in below} <= set(settings.oidc_audiences)
+        assert (settings.oidc.has_browser, settings.oidc.shown_name) == (True, "127.0.0.1")
+        named = load(toml + "client_id = 'g'\naudiences = ['g']\nclient_id_is_audience = true\nname = 'Example'")
+        assert (named.oidc_audiences, named.oidc.shown_name) == (("g",), "Example")
 
     @each(
         ("webhooks", "fault"),

@@ -1,0 +1,1 @@
+"""People and programs whom an issuer of OpenID Connect lets in."""

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.identity.particulars import Particulars
 from tests.cases import each
 from tests.databases import locked, store_of
 from tests.patience import PATIENCE_S, eventually
@@ -142,6 +143,19 @@ async def test_a_method_is_the_caller_s(method: str, served: tuple[Door, Native]
     assert await left_nano(door, key) == 10**9 - (method != "GET") * PRICE_NANO
     other = await door.http.request("OPTIONS", f"/proxy/openai{path}", headers={"authorization": f"Bearer {key}"})
     assert (other.status_code, len(provider.heard)) == (404, 1)
+
+
+async def test_headers_and_the_key_s_tags_say_whom_it_is_for_and_go_no_further(served: tuple[Door, Native]) -> None:
+    door, provider = served
+    key = await proxying_key(door, credit="1", particulars=Particulars(tags=("team",)))
+    await door.http.put("/v1/attribution", json={"enabled": True}, headers={"authorization": f"Bearer {key}"})
+    body = b'{"user":"bob","metadata":{"tags":["red"]}}'
+    answer = await door.post(body, key, "/proxy/openai/v1/speech", x_openwebui_user_id="ann")
+    assert answer.status_code == 200
+    await door.gateway.lifecycle.wait_until_idle(10)
+    (row,) = (await door.get("/v1/requests", key)).json()["data"]
+    assert (row["user"], row["tags"], row["surface"]) == ("ann", ["team"], "proxy")
+    assert "ann" not in [value for heard in provider.heard for _, value in heard.headers]
 
 
 async def test_a_query_without_end_is_not_passed_on(tmp_path: Path) -> None:

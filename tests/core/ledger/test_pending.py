@@ -15,7 +15,7 @@ from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.pending import PENDING, ForeignPending, PendingFile
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.observe.records import Records
-from mcp_gateway.core.record import RoutingFacts
+from mcp_gateway.core.record import Attribution, RoutingFacts
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record
@@ -98,6 +98,18 @@ async def test_how_a_request_was_routed_is_kept_with_its_record(database: Path, 
             Query("SELECT id, task, complexity, confidence, score FROM routed_requests ORDER BY id")
         )
         assert rows == [(name, "code", "simple", 0.75, None) for name in ("req_1", "req_2")]
+
+
+async def test_whom_a_request_was_for_is_kept_with_its_record(database: Path, clock: MsClock, account: str) -> None:
+    attributed = record("req_1", account)._replace(attribution=Attribution("ann", ("red", "blue")))
+    bare = attributed._replace(id="req_2", attribution=Attribution(None, ("red",)))
+    entries = [Settle("req_1", account, Amount(1), attributed), bare]
+    async with opened(database, clock) as (store, ledger, pending):
+        pending.write(entries)
+        assert pending.read() == entries
+        await ledger.catch_up(pending.read())
+        rows = await store.read(Query("SELECT id, end_user, tags FROM attributed_requests ORDER BY id"))
+        assert rows == [("req_1", "ann", '["red","blue"]'), ("req_2", "", '["red"]')]
 
 
 async def test_what_an_earlier_version_left_was_asked_as_a_chat(tmp_path: Path, account: str) -> None:

@@ -185,16 +185,15 @@ def insert_records(connection: sqlite3.Connection, records: Sequence[RequestReco
     ]
     if counted:
         connection.executemany(_INSERT_COUNTS, counted)
-    routed = [
-        (record.account_id, record.id, facts.task, facts.complexity, facts.confidence)
-        for record in records
-        if (facts := record.routing) is not None
-    ]
-    if routed:
+    few = [record for record in records if record.routing is not None or record.attribution is not None]
+    if few:
+        routed = [
+            (record.account_id, record.id, facts.task, facts.complexity, facts.confidence)
+            for record in few
+            if (facts := record.routing) is not None
+        ]
         connection.executemany(_INSERT_ROUTED, routed)
-    attributed = [record for record in records if record.attribution is not None]
-    if attributed:
-        insert_attributed(connection, attributed)
+        insert_attributed(connection, [record for record in few if record.attribution is not None])
 
 
 def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:

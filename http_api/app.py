@@ -6,10 +6,13 @@ from typing import Any, TypedDict
 from starlette.types import ASGIApp
 
 from http_api.admin.accounts import AccountsDoor
+from http_api.admin.actors import actor_of
 from http_api.admin.admins import AdminsDoor
 from http_api.admin.audit import Audit
 from http_api.admin.configuration import Configuration
 from http_api.admin.keys import AccountKeysDoor
+from http_api.admin.money import MoneyDoor
+from http_api.admin.of_account import OfAccount
 from http_api.admin.reloads import Reloads
 from http_api.admin.table import AdminEndpoints
 from http_api.admin.users import UsersDoor
@@ -172,7 +175,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),
-        webhooks=WebhookDoor(gateway.webhooks),
+        webhooks=WebhookDoor(lambda _: gateway.webhooks),
         attribution=AttributionDoor(
             gateway.accounts, lambda: gateway.settings.attribution.user_headers, gateway.known_keys.catch_up
         ),
@@ -228,6 +231,9 @@ def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
         ),
         users=UsersDoor(gateway.sign_in.people, gateway.operator),
         admins=AdminsDoor(gateway.operator),
+        money=MoneyDoor(gateway.operator, gateway.ledger, gateway.idempotency, now_ms),
+        webhooks=WebhookDoor(lambda asked: gateway.operator(actor_of(asked)).webhooks),
+        of_account=OfAccount(gateway.accounts),
     )
 
 

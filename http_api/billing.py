@@ -1,21 +1,22 @@
 """GET /billing, /billing/transactions, /credits and /credits/transactions: an account's wallet and its ledger."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Literal
 
 from http_api.exports import Format, export, format_of, most_of, paged
 from http_api.moments import timestamps
-from http_api.operations import Absent, Asked, Nothing, Streamed, Told
+from http_api.operations import About, Absent, Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from http_api.usage import UsageTotals, end_of_hour_ms, recent_since_ms, totals_fields
-from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
 from mcp_gateway.core.money import EntryKind, format_usd
 from mcp_gateway.core.observe.history import History, Totals
 from mcp_gateway.core.wallet import WalletObject
+
+_Reading = Callable[[str | None, int], Awaitable[Sequence[LedgerTransaction]]]
 
 
 class TransactionsQuery(PageQuery):
@@ -64,6 +65,16 @@ class TransactionPage(Page[TransactionObject]):
     """Transactions, the newest first."""
 
 
+class NotedTransactionObject(TransactionObject):
+    """The same with what the operator noted, which is for the operator alone."""
+
+    note: str | None
+
+
+class NotedTransactionPage(Page[NotedTransactionObject]):
+    """Transactions with their notes, the newest first."""
+
+
 class Billing:
     """The wallet with its recent usage, and every transaction."""
 
@@ -74,26 +85,35 @@ class Billing:
         self._now_ms = now_ms
 
     async def get(self, asked: Asked[Query, Nothing]) -> BillingObject:
-        caller = asked.caller
-        wallet = dict(await self._wallet(caller.account_id))
-        if not caller.may("read"):
-            return BillingObject(object="wallet", account_id=caller.account_id, **wallet)
-        usage = await self._recent_usage(caller)
-        return BillingObject(object="wallet", account_id=caller.account_id, **wallet, usage=usage)
+        about = asked.about
+        wallet = dict(await self._wallet(about.account_id))
+        if not asked.may("read"):
+            return BillingObject(object="wallet", account_id=about.account_id, **wallet)
+        usage = await self._recent_usage(about)
+        return BillingObject(object="wallet", account_id=about.account_id, **wallet, usage=usage)
 
-    async def _recent_usage(self, caller: Caller) -> RecentUsage:
+    async def _recent_usage(self, about: About) -> RecentUsage:
         until_ms = self._now_ms()
         since_ms = recent_since_ms(until_ms)
         until = end_of_hour_ms(until_ms)
-        days = await self._history.totals(caller.account_id, since_ms, until, "day", within=caller.within)
+        days = await self._history.totals(about.account_id, since_ms, until, "day", within=about.within)
         totals = totals_fields(sum(days.values(), Totals()))
         return RecentUsage(since=since_ms // 1000, until=until_ms // 1000, **totals)
 
     async def transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage | Streamed:
         return await self._page(asked, only_moves=False)
 
+    async def noted_transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> NotedTransactionPage | Streamed:
+        """For administrators."""
+        query, read = asked.query, self._reading(asked, only_moves=False)
+        if (form := format_of(asked)) != "json":
+            rows = paged(read, _public_id, self._noted_of, after=query.cursor, most=most_of(query))
+            return export("transactions", form, NotedTransactionObject, rows)
+        found = await read(query.cursor, query.limit + 1)
+        return page_of(NotedTransactionPage, found, query.limit, _public_id, await self._noted_of(found))
+
     async def credits(self, asked: Asked[Query, Nothing]) -> CreditsObject:
-        return CreditsObject(object="credits", **dict(await self._wallet(asked.caller.account_id)))
+        return CreditsObject(object="credits", **dict(await self._wallet(asked.about.account_id)))
 
     async def credit_transactions(self, asked: Asked[TransactionsQuery, Nothing]) -> TransactionPage | Streamed:
         """Deposits and deductions: transactions without the holds of earlier releases."""
@@ -103,17 +123,28 @@ class Billing:
         return (await self._ledger.balance(account_id)).as_object()
 
     async def _page(self, asked: Asked[TransactionsQuery, Nothing], *, only_moves: bool) -> TransactionPage | Streamed:
-        query, account_id = asked.query, asked.caller.account_id
-
-        async def read(last: str | None, limit: int) -> Sequence[LedgerTransaction]:
-            before_id = int(last.removeprefix("txn_")) if last else None
-            return await self._statement.page(account_id, before_id=before_id, limit=limit, only_moves=only_moves)
-
+        query, read = asked.query, self._reading(asked, only_moves=only_moves)
         if (form := format_of(asked)) != "json":
             rows = paged(read, _public_id, _shown_of, after=query.cursor, most=most_of(query))
             return export("transactions", form, TransactionObject, rows)
         found = await read(query.cursor, query.limit + 1)
         return page_of(TransactionPage, found, query.limit, _public_id, _transaction_object)
+
+    def _reading(self, asked: Asked[TransactionsQuery, Nothing], *, only_moves: bool) -> _Reading:
+        """Reads so many rows behind one."""
+        account_id = asked.about.account_id
+
+        async def read(last: str | None, limit: int) -> Sequence[LedgerTransaction]:
+            before_id = int(last.removeprefix("txn_")) if last else None
+            return await self._statement.page(account_id, before_id=before_id, limit=limit, only_moves=only_moves)
+
+        return read
+
+    async def _noted_of(
+        self, rows: Sequence[LedgerTransaction]
+    ) -> Callable[[LedgerTransaction], NotedTransactionObject]:
+        notes = await self._statement.notes([row.id for row in rows])
+        return lambda row: NotedTransactionObject(**_fields(row), note=notes.get(row.id))
 
 
 def _public_id(transaction: LedgerTransaction) -> str:
@@ -125,14 +156,18 @@ async def _shown_of(_: Sequence[LedgerTransaction]) -> Callable[[LedgerTransacti
 
 
 def _transaction_object(transaction: LedgerTransaction) -> TransactionObject:
-    return TransactionObject(
-        object="transaction",
-        id=_public_id(transaction),
+    return TransactionObject(**_fields(transaction))
+
+
+def _fields(transaction: LedgerTransaction) -> dict[str, Any]:
+    return {
+        "object": "transaction",
+        "id": _public_id(transaction),
         **timestamps(transaction.created_at_ms),
-        kind=transaction.kind,
-        reference=transaction.reference,
-        amount_usd=format_usd(transaction.amount_nano),
-        balance_change_usd=format_usd(transaction.spendable_nano),
-        granted_change_usd=format_usd(transaction.granted_nano),
-        held_change_usd=format_usd(transaction.held_nano),
-    )
+        "kind": transaction.kind,
+        "reference": transaction.reference,
+        "amount_usd": format_usd(transaction.amount_nano),
+        "balance_change_usd": format_usd(transaction.spendable_nano),
+        "granted_change_usd": format_usd(transaction.granted_nano),
+        "held_change_usd": format_usd(transaction.held_nano),
+    }

@@ -86,6 +86,13 @@ class Nothing:
     """Of a request whose body is not read."""
 
 
+class About(NamedTuple):
+    """Of which account something is told; `within` a key and what it has made alone, or all of it for None."""
+
+    account_id: str
+    within: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[Q, B]):
     """A request that was let in: its head as ASGI has it, its query, its body as a value and as it was sent."""
@@ -94,6 +101,8 @@ class Asked(Generic[Q, B]):
     query: Q
     body: B
     raw: bytes
+    of_account: str | None = None
+    """An account that an administrator asks about; None where callers ask about their own."""
 
     @property
     def context(self) -> RequestContext:
@@ -106,6 +115,16 @@ class Asked(Generic[Q, B]):
         caller = self.context.caller
         assert caller is not None
         return caller
+
+    @property
+    def about(self) -> About:
+        if self.of_account is not None:
+            return About(self.of_account, None)
+        return About(self.caller.account_id, self.caller.within)
+
+    def may(self, scope: KeyScope) -> bool:
+        """Whether it may be told what needs the scope; administrators are told everything of an account."""
+        return self.of_account is not None or self.caller.may(scope)
 
     @property
     def path(self) -> Mapping[str, str]:

@@ -9,10 +9,9 @@ from pydantic import Field, model_validator
 
 from http_api.exports import Format, export, format_of, most_of, paged
 from http_api.moments import timestamps
-from http_api.operations import Asked, Nothing, Streamed, Told
+from http_api.operations import About, Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Moment, Query, whole_day
-from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import History, RequestFilter
 from mcp_gateway.core.prompt_tasks import PromptTask
@@ -94,23 +93,23 @@ class Requests:
         self._history = history
 
     async def list(self, asked: Asked[RequestsQuery, Nothing]) -> RequestPage | Streamed:
-        caller, query = asked.caller, asked.query
+        about, query = asked.about, asked.query
         wanted = RequestFilter(
             query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
-            query.client_request_id, query.surface, caller.within, query.user, query.tag,
+            query.client_request_id, query.surface, about.within, query.user, query.tag,
         )  # fmt: skip
         if (form := format_of(asked)) != "json":
-            return export("requests", form, RequestObject, self._all(caller, wanted, query))
-        rows = await self._history.page(caller.account_id, wanted, before_id=query.cursor, limit=query.limit + 1)
-        show = partial(_object, *await self._beside(caller, rows))
+            return export("requests", form, RequestObject, self._all(about, wanted, query))
+        rows = await self._history.page(about.account_id, wanted, before_id=query.cursor, limit=query.limit + 1)
+        show = partial(_object, *await self._beside(about, rows))
         return page_of(RequestPage, rows, query.limit, lambda record: record.id, show)
 
-    def _all(self, caller: Caller, wanted: RequestFilter, query: RequestsQuery) -> AsyncIterator[Sequence[Told]]:
+    def _all(self, about: About, wanted: RequestFilter, query: RequestsQuery) -> AsyncIterator[Sequence[Told]]:
         async def shown_of(rows: Sequence[RequestRecord]) -> Callable[[RequestRecord], RequestObject]:
-            return partial(_object, *await self._beside(caller, rows))
+            return partial(_object, *await self._beside(about, rows))
 
         return paged(
-            lambda last, limit: self._history.page(caller.account_id, wanted, before_id=last, limit=limit),
+            lambda last, limit: self._history.page(about.account_id, wanted, before_id=last, limit=limit),
             lambda record: record.id,
             shown_of,
             after=query.cursor,
@@ -118,13 +117,13 @@ class Requests:
         )
 
     async def get(self, asked: Asked[Query, Nothing]) -> RequestObject:
-        caller = asked.caller
-        record = await self._history.get(caller.account_id, asked.path["request_id"], within=caller.within)
-        return _object(*await self._beside(caller, [record]), record)
+        about = asked.about
+        record = await self._history.get(about.account_id, asked.path["request_id"], within=about.within)
+        return _object(*await self._beside(about, [record]), record)
 
-    async def _beside(self, caller: Caller, rows: Sequence[RequestRecord]) -> tuple[dict[str, str], dict[str, str]]:
-        first = await self._history.repeats(caller.account_id, rows)
-        return first, await self._history.missing_usages(caller.account_id, rows)
+    async def _beside(self, about: About, rows: Sequence[RequestRecord]) -> tuple[dict[str, str], dict[str, str]]:
+        first = await self._history.repeats(about.account_id, rows)
+        return first, await self._history.missing_usages(about.account_id, rows)
 
 
 def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record: RequestRecord) -> RequestObject:

@@ -71,7 +71,7 @@ class Statements:
         self._now_ms = now_ms
 
     async def get(self, asked: Asked[StatementQuery, Nothing]) -> StatementObject | Answered[StatementObject]:
-        account_id, now_ms = asked.caller.account_id, self._now_ms()
+        account_id, now_ms = asked.about.account_id, self._now_ms()
         month = _month(asked.path["month"], now_ms)
         told = _object(account_id, month, await self._months.statement(account_id, month), now_ms)
         match asked.query.format:

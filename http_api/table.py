@@ -12,7 +12,14 @@ from starlette.types import Receive, Scope, Send
 from http_api.admin.table import AdminEndpoints, admin_operations
 from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.attribution import AttributionBody, AttributionDoor, AttributionObject
-from http_api.billing import Billing, BillingObject, CreditsObject, TransactionPage, TransactionsQuery
+from http_api.billing import (
+    Billing,
+    BillingObject,
+    CreditsObject,
+    NotedTransactionPage,
+    TransactionPage,
+    TransactionsQuery,
+)
 from http_api.chat import ChatAnswer, ChatRequestBody
 from http_api.completions import CompletionAnswer, CompletionRequestBody
 from http_api.current_key import CurrentKey, CurrentKeyObject
@@ -155,7 +162,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *_history(run),
         *([_stats(run.stats)] if are_stats_public else []),
         *_root(run),
-        *admin_operations(run.admin),
+        *admin_operations(run.admin, _of_account(run)),
         *refusals(),
     ]
 
@@ -185,6 +192,11 @@ _OF_COUNTS: frozenset[Code] = frozenset({
 })  # fmt: skip
 
 
+_ASKED_BY_ADMINISTRATORS = (
+    "billing", "statement", "usage", "list_requests", "get_request",
+    "get_webhook", "put_webhook", "remove_webhook", "rotate_webhook",
+)  # fmt: skip
+"""Of what accounts ask about themselves."""
 _AS_VLLM = (*PREFIXES, *ROOT)
 """At the root too, where vLLM has it."""
 _EVERYWHERE = (*ROOT, *PREFIXES)
@@ -903,6 +915,14 @@ def _attribution(attribution: AttributionDoor) -> list[AnyOperation]:
             refuses=frozenset({"ledger_unavailable"}),
         ),
     ]
+
+
+def _of_account(run: Endpoints) -> list[AnyOperation]:
+    """What administrators ask about each account, too: all but what is there twice for clients of others."""
+    own = [*_money(run.billing, run.statements), *_history(run), *_webhooks(run.admin.webhooks)]
+    rows = {row.name: row for row in own}
+    noted = replace(rows["transactions"], answer=NotedTransactionPage, handle=run.billing.noted_transactions)
+    return [noted, *(rows[name] for name in _ASKED_BY_ADMINISTRATORS)]
 
 
 def _keys_of_people(keys: Keys) -> list[AnyOperation]:

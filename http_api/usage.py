@@ -111,15 +111,15 @@ class UsageReports:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
         whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
         by = _groups_in(query.group_by)
-        caller = asked.caller
-        groups = await self._history.totals(caller.account_id, since_ms, whole_until_ms, *by, within=caller.within)
+        about = asked.about
+        groups = await self._history.totals(about.account_id, since_ms, whole_until_ms, *by, within=about.within)
         rows = [_row(by, names, totals) for names, totals in groups.items()]
         if (form := format_of(asked)) != "json":
             return export("usage", form, UsageRow, at_once(rows))
         once = groups
         if "tag" in by:  # whose rows have a request of several tags several times
             window = since_ms, whole_until_ms
-            once = await self._history.totals(caller.account_id, *window, "month", within=caller.within)
+            once = await self._history.totals(about.account_id, *window, "month", within=about.within)
         return UsageReport(
             object="list",
             data=rows,

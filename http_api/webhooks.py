@@ -1,6 +1,7 @@
 """GET, PUT and DELETE /webhook and POST /webhook/rotate: where an account is told of its money, and by which secret."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,26 +46,29 @@ class RemovedWebhook(Told):
 
 
 class WebhookDoor:
-    def __init__(self, webhooks: Webhooks) -> None:
-        self._webhooks = webhooks
+    """`webhooks_for` are those that who asks may change: what an administrator changes is noted."""
+
+    def __init__(self, webhooks_for: Callable[[Asked[Any, Any]], Webhooks]) -> None:
+        self._webhooks_for = webhooks_for
 
     async def get(self, asked: Asked[Query, Nothing]) -> WebhookObject:
-        return _object(await self._webhooks.of(asked.caller.account_id))
+        return _object(await self._webhooks_for(asked).of(asked.about.account_id))
 
     async def put(self, asked: Asked[Query, WebhookBody]) -> WebhookObject:
-        account_id, body = asked.caller.account_id, asked.body
+        webhooks, account_id, body = self._webhooks_for(asked), asked.about.account_id, asked.body
         mark_nano = _mark_of(body.low_balance_usd)
-        secret = await self._webhooks.put(account_id, body.url)
+        secret = await webhooks.put(account_id, body.url)
         if "low_balance_usd" in body.model_fields_set:
-            await self._webhooks.set_low_balance(account_id, mark_nano)
-        return _object(await self._webhooks.of(account_id), secret)
+            await webhooks.set_low_balance(account_id, mark_nano)
+        return _object(await webhooks.of(account_id), secret)
 
     async def rotate(self, asked: Asked[Query, Nothing]) -> WebhookObject:
-        secret = await self._webhooks.rotate(asked.caller.account_id)
-        return _object(await self._webhooks.of(asked.caller.account_id), secret)
+        webhooks, account_id = self._webhooks_for(asked), asked.about.account_id
+        secret = await webhooks.rotate(account_id)
+        return _object(await webhooks.of(account_id), secret)
 
     async def remove(self, asked: Asked[Query, Nothing]) -> RemovedWebhook:
-        await self._webhooks.remove(asked.caller.account_id)
+        await self._webhooks_for(asked).remove(asked.about.account_id)
         return RemovedWebhook(object="webhook", deleted=True)
 
 

@@ -26,6 +26,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_admin_accounts.py",
                 "tests/doors/test_admin_users.py",
             ],
+            "Administrators enter money, read of each account what it reads of itself and set its webhook, each entry once and each change noted.": [
+                "tests/doors/test_admin_money.py",
+            ],
             "What the operator changes is noted with who, when, from where, before and after, in the transaction of the change, and no entry is changed or removed.": [
                 "tests/core/test_audit.py",
                 "tests/test_audit_command.py",

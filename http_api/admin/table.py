@@ -1,5 +1,6 @@
 """The rows of the table of operations that are the operator's: under /v1 alone, answered also during maintenance."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from http_api.admin.keys import (
     NewAccountKey,
     RevokedAccountKey,
 )
+from http_api.admin.money import EntryBody, EntryObject, GrantBody, MoneyDoor
+from http_api.admin.of_account import OfAccount
 from http_api.admin.reloads import ReloadObject, Reloads
 from http_api.admin.users import (
     AdministeredUser,
@@ -33,6 +36,7 @@ from http_api.keys import RevokeQuery, Rotation
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.people import DeletedUser, OneTimeSecretObject
 from http_api.query import Query
+from http_api.webhooks import WebhookDoor
 from mcp_gateway.core.errors import Code
 
 
@@ -47,13 +51,17 @@ class AdminEndpoints:
     keys: AccountKeysDoor
     users: UsersDoor
     admins: AdminsDoor
+    money: MoneyDoor
+    webhooks: WebhookDoor
+    of_account: OfAccount
 
 
 _NOT_FOUND: frozenset[Code] = frozenset({"not_found"})
 _CHANGED: frozenset[Code] = frozenset({"not_found", "conflict", "invalid_value", "ledger_unavailable"})
 
 
-def admin_operations(run: AdminEndpoints) -> list[AnyOperation]:
+def admin_operations(run: AdminEndpoints, own: Iterable[AnyOperation]) -> list[AnyOperation]:
+    """`own` are what accounts ask about themselves, and administrators about each of them."""
     return [
         *_configuration(run.configuration),
         _audit(run.audit),
@@ -62,6 +70,7 @@ def admin_operations(run: AdminEndpoints) -> list[AnyOperation]:
         *_keys(run.keys),
         *_users(run.users),
         *_admins(run.admins),
+        *run.of_account.rows([*_money(run.money), *own]),
     ]
 
 
@@ -112,6 +121,46 @@ def _audit(audit: Audit) -> AnyOperation:
         answer=AuditPageAnswer,
         handle=audit.list,
     )
+
+
+def _money(money: MoneyDoor) -> list[AnyOperation]:
+    """Below an account's path."""
+    refuses: frozenset[Code] = frozenset({"conflict", "idempotency_mismatch", "invalid_value", "ledger_unavailable"})
+    return [
+        _row(
+            method="POST",
+            path="/credits",
+            name="credit",
+            summary="Add money that was paid elsewhere.",
+            body=EntryBody,
+            answer=EntryObject,
+            handle=money.credit,
+            statuses=(201, 200),
+            refuses=refuses,
+        ),
+        _row(
+            method="POST",
+            path="/grants",
+            name="grant",
+            summary="Give credit that nobody paid for, and that may expire.",
+            body=GrantBody,
+            answer=EntryObject,
+            handle=money.grant,
+            statuses=(201, 200),
+            refuses=refuses,
+        ),
+        _row(
+            method="POST",
+            path="/adjustments",
+            name="adjust",
+            summary="Correct what was paid, up or down, below nothing too.",
+            body=EntryBody,
+            answer=EntryObject,
+            handle=money.adjust,
+            statuses=(201, 200),
+            refuses=refuses,
+        ),
+    ]
 
 
 def _reload(reloads: Reloads) -> AnyOperation:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -29,16 +30,15 @@ from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account, in_percent, margin_of
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.budgets import SetZone
+from mcp_gateway.core.ledger.by_hand import HandEntry
 from mcp_gateway.core.ledger.entries import HeldOf
 from mcp_gateway.core.ledger.statement import LedgerTransaction
-from mcp_gateway.core.money import OutsideKind, format_usd
-from mcp_gateway.core.text import check_one_line, shown
+from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.text import shown
 
 app = typer.Typer(help="Accounts and their money.", no_args_is_help=True)
 
 _SHOWN_MOVES = 10
-_MAX_REFERENCE_CHARS = 255
-_MAX_NOTE_CHARS = 1000
 _NEGATIVE = re.compile(r"-\.?[0-9][0-9.]*")
 
 ReferenceOption = Annotated[
@@ -192,18 +192,15 @@ def credit_account(
     if expires_in_days is not None and not grant:
         fail("--expires-in-days goes with --grant")
 
-    async def work(desk: Desk) -> None:
-        await desk.accounts.get(account)
-        named = _reference(reference, note)
-        kind: OutsideKind = "grant" if grant else "credit"
-        if grant:
-            expires_at_ms = after_days(expires_in_days)
-            is_new = await desk.ledger.grant(account, amount_nano, named, expires_at_ms=expires_at_ms, note=note)
-        else:
-            is_new = await desk.ledger.credit(account, amount_nano, named, note=note)
-        await _tell(desk, account, (kind, named, amount_nano), is_new=is_new, is_quiet=quiet, is_json=is_json)
-
-    at_desk(config, data_dir, work)
+    entry = HandEntry(
+        account_id=account,
+        kind="grant" if grant else "credit",
+        amount_nano=amount_nano,
+        reference=reference,
+        note=note,
+        expires_at_ms=after_days(expires_in_days),
+    )
+    _enter(config, data_dir, entry, is_quiet=quiet, is_json=is_json)
 
 
 @app.command("adjust", cls=TakesNegative)
@@ -226,14 +223,8 @@ def adjust_account(
     if not amount_nano:
         fail("an adjustment of nothing changes nothing")
 
-    async def work(desk: Desk) -> None:
-        await desk.accounts.get(account)
-        named = _reference(reference, note)
-        adjust = desk.ledger.adjust if amount_nano > 0 else desk.server.adjust
-        is_new = await adjust(account, amount_nano, named, note=note)
-        await _tell(desk, account, ("adjustment", named, amount_nano), is_new=is_new, is_quiet=quiet, is_json=is_json)
-
-    at_desk(config, data_dir, work)
+    entry = HandEntry(account_id=account, kind="adjustment", amount_nano=amount_nano, reference=reference, note=note)
+    _enter(config, data_dir, entry, is_quiet=quiet, is_json=is_json)
 
 
 @app.command("limits")
@@ -282,27 +273,19 @@ async def _switch(desk: Desk, account: str, *, is_active: bool, is_json: bool) -
     answer(words, await _object(desk, await desk.accounts.get(account)), is_json=is_json)
 
 
-def _reference(given: str | None, note: str | None) -> str:
-    """What an entry is found by. Raises GatewayError for what is no line of text."""
-    for name, text, most in (("reference", given, _MAX_REFERENCE_CHARS), ("note", note, _MAX_NOTE_CHARS)):
-        check_one_line(text or "", name)
-        if text is not None and not 0 < len(text) <= most:
-            fail(f"--{name} takes 1 to {most:,} characters")
-    return given or new_id("cli")
+def _enter(config: Path | None, data_dir: Path | None, entry: HandEntry, *, is_quiet: bool, is_json: bool) -> None:
+    """Enter money, and say what that came to."""
 
+    async def work(desk: Desk) -> None:
+        account = (await desk.accounts.get(entry.account_id)).id
+        reference, is_new = await desk.cashier.enter(entry)
+        balance = format_usd((await _wallet(desk, account, await desk.server.held())).spendable_nano)
+        words = f"account {account}, balance {balance} USD{'' if is_new else '; this entry stood already'}"
+        facts = {"account": account, "kind": entry.kind, "reference": reference}
+        facts |= {"amount_usd": format_usd(entry.amount_nano), "balance_usd": balance}
+        answer(account if is_quiet else words, {**facts, "was_applied_before": not is_new}, is_json=is_json)
 
-async def _tell(
-    desk: Desk, account: str, entry: tuple[OutsideKind, str, int], *, is_new: bool, is_quiet: bool, is_json: bool
-) -> None:
-    """Say what an entry came to; one that stood already must be the same."""
-    kind, reference, amount_nano = entry
-    if not is_new and await desk.ledger.applied(kind, reference) != (account, amount_nano):
-        fail(f"the reference '{shown(reference)}' stands for another {kind} already; nothing was changed")
-    balance = format_usd((await _wallet(desk, account, await desk.server.held())).spendable_nano)
-    words = f"account {account}, balance {balance} USD{'' if is_new else '; this entry stood already'}"
-    facts = {"account": account, "kind": kind, "reference": reference, "amount_usd": format_usd(amount_nano)}
-    facts |= {"balance_usd": balance}
-    answer(account if is_quiet else words, {**facts, "was_applied_before": not is_new}, is_json=is_json)
+    at_desk(config, data_dir, work)
 
 
 class _Wallet(NamedTuple):

@@ -47,6 +47,7 @@ from mcp_gateway.core.image_fetching.resolver import Resolver
 from mcp_gateway.core.inference.auto_router import AutoRouter
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Parts
+from mcp_gateway.core.ledger.by_hand import Cashier
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -166,6 +167,8 @@ class OperatorDesk:
     keys: KeyRing
     people: People
     admin_keys: AdminKeys
+    cashier: Cashier
+    webhooks: Webhooks
     heard: Callable[[], Awaitable[None]]
 
 
@@ -178,6 +181,7 @@ class Desk:
     people: People
     admin_keys: AdminKeys
     ledger: Ledger
+    cashier: Cashier
     statement: Statement
     months: Months
     history: History
@@ -200,17 +204,20 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
         store = Auditing(opened, by)
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
         ledger = _ledger(store, settings)
+        leases, is_alone = Leases(store, ledger), partial(alone, settings.data_dir)
+        server = RunningServer(store, ledger, leases, is_alone, by, now_ms=now_ms)
         yield Desk(
             accounts,
             _keys(store, settings),
             People(store, new_id=new_id, now_ms=now_ms),
             _admin_keys(store),
             ledger,
+            Cashier(store, server.decide, new_reference=partial(new_id, "cli")),
             Statement(store),
             Months(store),
             History(store),
             Reconciler(store, int(_longest_hold_s(settings) * 1000)),
-            RunningServer(store, ledger, Leases(store, ledger), partial(alone, settings.data_dir), by, now_ms=now_ms),
+            server,
             _outcomes(store, settings),
             AuditLog(store),
             _webhooks(store, settings),
@@ -361,7 +368,7 @@ async def open_gateway(
             outcomes=outcomes,
             accounts=Accounts(store, new_id=new_id, now_ms=now_ms),
             audit=AuditLog(store),
-            operator=partial(_operator_desk, store, keys, known_keys),
+            operator=partial(_operator_desk, store, settings, keys, known_keys),
             reload=reloading.reload,
             webhooks=_webhooks(store, settings),
         )
@@ -417,7 +424,7 @@ def _timed(sync: Sync, metrics: Metrics) -> Sync:
     return timed
 
 
-def _operator_desk(opened: Store, keys: KeyRing, known_keys: KnownKeys, by: Actor) -> OperatorDesk:
+def _operator_desk(opened: Store, settings: Settings, keys: KeyRing, known_keys: KnownKeys, by: Actor) -> OperatorDesk:
     store = Auditing(opened, by)
     return OperatorDesk(
         store,
@@ -425,6 +432,8 @@ def _operator_desk(opened: Store, keys: KeyRing, known_keys: KnownKeys, by: Acto
         keys.written_by(store),
         People(store, new_id=new_id, now_ms=now_ms),
         _admin_keys(store),
+        Cashier(store, store.write, new_reference=partial(new_id, "adm")),
+        _webhooks(store, settings),
         known_keys.catch_up,
     )
 

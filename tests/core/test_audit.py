@@ -18,6 +18,7 @@ from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.webhooks.webhooks import Webhooks
 from tests.cases import each
 from tests.clocks import MsClock
 from tests.databases import changing
@@ -197,3 +198,29 @@ async def test_entries_are_found_by_what_they_say_page_by_page(desk: Desk, clock
 def test_what_the_desk_writes_is_told_of_or_is_no_change() -> None:
     """Whoever adds a write of the operator's is asked what the log tells of it."""
     assert {kind.__name__ for kind in _CHANGES} >= {"CreateAccount", "ChangeKey", "Move", "Grant", "MakeBudgets"}
+
+
+async def test_a_webhook_is_noted_by_its_server_alone_and_without_its_secret(desk: Desk, account: str) -> None:
+    webhooks = Webhooks(desk.store, now_ms=lambda: 5, ports={443})
+    secret = await webhooks.put(account, "https://hooks.example.com/T0/secret-path")
+    assert secret is not None
+    await webhooks.put(account, "https://hooks.example.com/T0/another-path")
+    rotated = await webhooks.rotate(account)
+    for mark_nano in (5_000_000_000, 5_000_000_000, None):
+        await webhooks.set_low_balance(account, mark_nano)
+    await webhooks.remove(account)
+    with pytest.raises(GatewayError):
+        await webhooks.rotate(account)
+    with pytest.raises(GatewayError):
+        await webhooks.remove(account)
+    entries = await desk.entries()
+    at = {"at": "https://hooks.example.com"}
+    assert [(entry.action, entry.before, entry.after) for entry in entries] == [
+        ("webhook.set", None, at | {"webhook": "new"}),
+        ("webhook.set", {}, {"webhook": "changed"}),
+        ("webhook.rotate", {}, {"webhook": "new secret"}),
+        ("account.low_balance", {"low_balance_usd": None}, {"low_balance_usd": "5.00"}),
+        ("account.low_balance", {"low_balance_usd": "5.00"}, {"low_balance_usd": None}),
+        ("webhook.delete", at, {"webhook": "deleted"}),
+    ]
+    assert not any(word in str(entries) for word in (secret, rotated, "path"))

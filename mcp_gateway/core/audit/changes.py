@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from mcp_gateway.core.audit.log import Said
 from mcp_gateway.core.engine import Write
@@ -32,6 +33,14 @@ from mcp_gateway.core.ledger.budgets import EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Grant, Move, WalletOf, WalletState
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.routing.outcomes import ImportOutcomes
+from mcp_gateway.core.webhooks.outbox import (
+    PutWebhook,
+    RemoveWebhook,
+    RotateSecret,
+    SetLowBalance,
+    WebhookOf,
+    WebhookStanding,
+)
 
 _MOST_TOLD = 100
 """Of a list of ids."""
@@ -125,6 +134,20 @@ def _imported(write: ImportOutcomes) -> Said:
     return Said("routing.import", "outcomes", details=lambda _: told)
 
 
+def _of_webhook(action: str, account_id: str, done: str, otherwise: str | None) -> Said:
+    """`done` where the change came to True, else `otherwise`; None where nothing came of it then."""
+
+    def details(is_done: bool) -> dict[str, Any] | None:
+        came_to = done if is_done else otherwise
+        return None if came_to is None else {"webhook": came_to}
+
+    return Said(action, account_id, WebhookOf(account_id, 0), _webhook, details)
+
+
+def _marked(write: SetLowBalance) -> Said:
+    return Said("account.low_balance", write.account_id, WebhookOf(write.account_id, 0), _mark)
+
+
 _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     CreateAccount: lambda write: _of_account("account.create", write.account.id),
     SetAccountActive: _switched,
@@ -150,6 +173,10 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     MakeBudgets: _budgets_made,
     EndBudget: _budget_ended,
     ImportOutcomes: _imported,
+    PutWebhook: lambda write: _of_webhook("webhook.set", write.account_id, "new", "changed"),
+    RotateSecret: lambda write: _of_webhook("webhook.rotate", write.account_id, "new secret", None),
+    RemoveWebhook: lambda write: _of_webhook("webhook.delete", write.account_id, "deleted", None),
+    SetLowBalance: _marked,
 }
 
 
@@ -195,6 +222,16 @@ def _person(found: Credentials) -> dict[str, Any]:
     person = found.person
     told = {"account": person.account_id, "role": person.role, "administrator": person.is_administrator}
     return told | {"active": person.is_active, "has_password": person.has_password}
+
+
+def _webhook(standing: WebhookStanding) -> dict[str, Any]:
+    """At which server alone: the rest of an address may be a secret of the account's."""
+    return {} if standing.webhook is None else {"at": f"https://{urlsplit(standing.webhook.url).netloc}"}
+
+
+def _mark(standing: WebhookStanding) -> dict[str, Any]:
+    mark_nano = standing.low_balance_nano
+    return {"low_balance_usd": None if mark_nano is None else format_usd(mark_nano)}
 
 
 def _wallet(state: WalletState) -> dict[str, Any]:

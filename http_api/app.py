@@ -18,6 +18,7 @@ from http_api.admin.table import AdminEndpoints
 from http_api.admin.users import UsersDoor
 from http_api.any_server import AnyServer
 from http_api.attribution import AttributionDoor
+from http_api.auto_topups import AutoTopUpDoor
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
 from http_api.challenges import Challenges
@@ -66,6 +67,7 @@ from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
+from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.proxy_paths import ProxiedAs
 from mcp_gateway.core.surfaces import completions, embeddings
 from mcp_gateway.core.surfaces.chat import CHAT
@@ -175,6 +177,11 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),
+        auto_topups=AutoTopUpDoor(
+            gateway.auto_topups,
+            TopupTerms.of(settings.stripe, f"{base_url}/"),
+            is_offered=gateway.payments is not None and settings.stripe.auto_topup,
+        ),
         webhooks=WebhookDoor(lambda _: gateway.webhooks),
         attribution=AttributionDoor(
             gateway.accounts, lambda: gateway.settings.attribution.user_headers, gateway.known_keys.catch_up

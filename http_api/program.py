@@ -117,6 +117,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         mint=gateway.mint,
         idempotency=gateway.idempotency,
         payments=gateway.payments,
+        auto_topups=gateway.auto_topups,
         lifecycle=gateway.lifecycle,
         addresses=gateway.addresses,
         note_refusal=gateway.refusals.note,

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from http_api.admin.table import AdminEndpoints, admin_operations
 from http_api.anthropic import ANTHROPIC_SHAPE, BY_ITS_CLIENT
 from http_api.attribution import AttributionBody, AttributionDoor, AttributionObject
+from http_api.auto_topups import AutoTopUpBody, AutoTopUpDoor, AutoTopUpObject, RemovedAutoTopUp
 from http_api.billing import (
     Billing,
     BillingObject,
@@ -131,6 +132,7 @@ class Endpoints:
     billing: Billing
     statements: Statements
     topups: TopUps
+    auto_topups: AutoTopUpDoor
     webhooks: WebhookDoor
     attribution: AttributionDoor
     usage: UsageReports
@@ -159,6 +161,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *_for_people([*_people(run.people), *_colleagues(run.people), *_keys_of_people(run.keys)]),
         *_money(run.billing, run.statements),
         *(_payments(run.topups) if run.topups.are_configured else _no_payments(run.topups)),
+        *_auto_topups(run.auto_topups),
         *_history(run),
         *([_stats(run.stats)] if are_stats_public else []),
         *_root(run),
@@ -1052,6 +1055,52 @@ def _payments(topups: TopUps) -> list[AnyOperation]:
             answer=Receipt,
             handle=topups.webhook,
             refuses=refuses,
+        ),
+    ]
+
+
+def _auto_topups(auto_topups: AutoTopUpDoor) -> list[AnyOperation]:
+    return [
+        Operation(
+            method="GET",
+            path="/billing/auto-topup",
+            name="get_auto_topup",
+            summary="Tell by how much the account is topped up by itself, and below which balance.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="billing",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=AutoTopUpObject,
+            handle=auto_topups.get,
+        ),
+        Operation(
+            method="PUT",
+            path="/billing/auto-topup",
+            name="put_auto_topup",
+            summary="Have the account topped up by itself, by its saved payment method, once its balance is low.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="billing",
+            counts=Counts.QUERY,
+            query=Query,
+            body=AutoTopUpBody,
+            answer=AutoTopUpObject,
+            handle=auto_topups.put,
+            refuses=frozenset({"conflict", "invalid_value", "ledger_unavailable", "not_configured"}),
+        ),
+        Operation(
+            method="DELETE",
+            path="/billing/auto-topup",
+            name="remove_auto_topup",
+            summary="Have the account topped up by itself no more.",
+            access=Access.ACCOUNT_HOLDER,
+            scope="billing",
+            counts=Counts.QUERY,
+            query=Query,
+            body=Nothing,
+            answer=RemovedAutoTopUp,
+            handle=auto_topups.remove,
+            refuses=_NOT_FOUND | {"ledger_unavailable"},
         ),
     ]
 

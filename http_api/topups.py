@@ -11,7 +11,7 @@ from mcp_gateway.core.config import StripeSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.payments.checkout import Checkout
+from mcp_gateway.core.payments.checkout import Checkout, WantedCheckout
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 
@@ -24,18 +24,20 @@ class Empty(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _as_text(value: Any) -> Any:
+def usd_as_text(value: Any) -> Any:
+    """Raises ValueError for what is no text, in words of what to write."""
     if not isinstance(value, str):
         raise ValueError('must be USD as text, such as "5" or "12.50"')
     return value
 
 
 class CheckoutBody(BaseModel):
-    """What checkout takes: a decimal string in USD, whole cents."""
+    """What checkout takes: a decimal string in USD, whole cents, and whether to ask to charge the method again."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    amount_usd: Annotated[str, BeforeValidator(_as_text)]
+    amount_usd: Annotated[str, BeforeValidator(usd_as_text)]
+    save_payment_method: bool = False
 
 
 class CheckoutObject(Told):
@@ -73,6 +75,7 @@ class TopUps:
         base_url: str,
     ) -> None:
         home = f"{base_url}/"
+        self._saves_methods = settings.auto_topup
         self._payments = payments
         self._idempotency = idempotency
         self._terms = TopupTerms.of(settings, home)
@@ -90,13 +93,14 @@ class TopUps:
     async def checkout(self, asked: Asked[Query, CheckoutBody]) -> CheckoutObject | Answered[CheckoutObject]:
         payments, account_id = self._stripe(), asked.caller.account_id
         amount_nano = self._terms.payable_nano(asked.body.amount_usd)
+        if asked.body.save_payment_method and not self._saves_methods:
+            raise GatewayError("not_configured", "Payment methods are not saved on this gateway.")
+        wanted = WantedCheckout(account_id, amount_nano, self._terms.pages, asked.body.save_payment_method)
         key = idempotency_key_of(asked)
         async with self._idempotency.answering(account_id, key, "billing/checkout", asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)
-            session = await payments.start_checkout(
-                account_id, amount_nano, self._terms.pages, idempotency_key=request.name
-            )
+            session = await payments.start_checkout(wanted, idempotency_key=request.name)
             answer = _checkout_object(session, amount_nano)
             await self._idempotency.keep(request, 201, answer.model_dump())
             return answer

@@ -29,6 +29,7 @@ from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.minting import Mint
 from mcp_gateway.core.optimization import AUTO
+from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.routing.auto_model import AutoModel
@@ -277,6 +278,7 @@ def build_door(
     mint: Mint,
     idempotency: Idempotency,
     payments: Payments | None,
+    auto_topups: AutoTopUps,
     lifecycle: Lifecycle,
     addresses: AddressReader,
     note_refusal: Callable[[str, str], None],
@@ -286,7 +288,9 @@ def build_door(
     tools: list[Tool] = [
         ChatCompletion(inference, json_bounds, collect_above_tokens=settings.mcp.collect_above_tokens),
         ListModels(published, auto_model, pool, limiter),
-        GetBalance(ledger, keys, limiter, lambda: inference.parts.settings.guests, topup_url=settings.topup_url),
+        GetBalance(
+            ledger, auto_topups, keys, limiter, lambda: inference.parts.settings.guests, topup_url=settings.topup_url
+        ),
         Embeddings(inference, json_bounds),
         BudgetCreation(
             mint,

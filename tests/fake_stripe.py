@@ -11,10 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
+_INTENTS = "/v1/payment_intents"
 SECRET_KEY = "sk_test_of_this_suite"
 WEBHOOK_SECRET = "whsec_of_this_suite"
 _numbers = count(1)
@@ -33,23 +34,31 @@ class Asked:
 class FakeStripe:
     """`failure` is a status and error object that every call is answered; while `gate` is clear, answers wait.
 
-    `sessions` are the checkout sessions made, by the idempotency key under which each was asked for.
+    `sessions` are the checkout sessions made, by the idempotency key under which each was asked for; `intents` the
+    payments by their ids. `methods` says what becomes of a payment by one: a status, or the code it is declined with;
+    what is not there succeeds. While `loses_answers`, what is asked is done and the connection closed without a word.
     """
 
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
     customers: set[str] = field(default_factory=set)
     sessions: dict[str | None, str] = field(default_factory=dict)
+    intents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    methods: dict[str, str] = field(default_factory=dict)
+    loses_answers: bool = False
     failure: tuple[int, dict[str, Any]] | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     has_arrived: threading.Event = field(default_factory=threading.Event)
-    _answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _answers: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def forget(self) -> None:
         """Be as it was at first, but know the customers."""
         self.asked.clear()
         self.sessions.clear()
+        self.intents.clear()
+        self.methods.clear()
+        self.loses_answers = False
         self.failure = None
         self.gate.set()
         self.has_arrived.clear()
@@ -71,17 +80,36 @@ class FakeStripe:
         if self.failure is not None:
             return self.failure
         if asked.idempotency_key in self._answers:
-            return 200, self._answers[asked.idempotency_key]
+            return self._answers[asked.idempotency_key]
+        if asked.path.startswith(_INTENTS + "?"):
+            return 200, self._listed(asked.form["customer"])
         customer = asked.form.get("customer")
         if customer is not None and customer not in self.customers:
             error = {"type": "invalid_request_error", "code": "resource_missing", "param": "customer"}
             return 400, {"error": error | {"message": f"No such customer: '{customer}'"}}
-        made = self._made(asked.path)
+        answer = self._paid(asked.form) if asked.path == _INTENTS else (200, self._made(asked.path))
         if asked.path == "/v1/checkout/sessions":
-            self.sessions[asked.idempotency_key] = made["id"]
+            self.sessions[asked.idempotency_key] = answer[1]["id"]
         if asked.idempotency_key is not None:
-            self._answers[asked.idempotency_key] = made
-        return 200, made
+            self._answers[asked.idempotency_key] = answer
+        return answer
+
+    def _listed(self, customer: str) -> dict[str, Any]:
+        found = [one for one in self.intents.values() if one["customer"] == customer]
+        return {"object": "list", "url": _INTENTS, "has_more": False, "data": found}
+
+    def _paid(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """A payment by a saved method: https://docs.stripe.com/api/payment_intents/create."""
+        metadata = {name[9:-1]: text for name, text in form.items() if name.startswith("metadata[")}
+        outcome = self.methods.get(form["payment_method"], "succeeded")
+        is_declined = outcome not in ("succeeded", "processing", "requires_action")
+        made = intent(f"pi_auto_{next(_numbers)}", int(form["amount"]), metadata, "" if is_declined else outcome)
+        made |= {"customer": form["customer"], "payment_method": form["payment_method"]}
+        self.intents[made["id"]] = made
+        if not is_declined:
+            return 200, made
+        made |= {"status": "requires_payment_method", "last_payment_error": {"code": outcome}}
+        return 402, {"error": {"type": "card_error", "code": outcome, "message": "MARK", "payment_intent": made}}
 
     def _made(self, path: str) -> dict[str, Any]:
         number = next(_numbers)
@@ -104,9 +132,17 @@ def fake_stripe() -> Iterator[FakeStripe]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            form = self.rfile.read(int(self.headers["content-length"])).decode()
+            self.tell(self.rfile.read(int(self.headers["content-length"])).decode())
+
+        def do_GET(self) -> None:
+            self.tell(urlsplit(self.path).query)
+
+        def tell(self, form: str) -> None:
             asked = Asked(self.path, dict(parse_qsl(form)), self.headers["idempotency-key"])
             status, value = stripe.answer(asked, self.headers["authorization"])
+            if stripe.loses_answers:
+                self.close_connection = True
+                return
             body = orjson.dumps(value)
             try:
                 self.send_response(status)
@@ -164,6 +200,30 @@ def session(account_id: str | None, cents: int, *, payment: str = "pi_1", status
         "client_reference_id": account_id,
         "metadata": {} if account_id is None else {"gateway_account_id": account_id},
     }
+
+
+def intent(payment: str, cents: int, metadata: dict[str, str], status: str = "succeeded") -> dict[str, Any]:
+    """A payment as Stripe has it: https://docs.stripe.com/api/payment_intents/object."""
+    return {
+        "id": payment,
+        "object": "payment_intent",
+        "status": status,
+        "amount": cents,
+        "amount_received": cents if status == "succeeded" else 0,
+        "currency": "usd",
+        "created": 1_800_000_000,
+        "customer": None,
+        "payment_method": None,
+        "setup_future_usage": None,
+        "last_payment_error": None,
+        "metadata": metadata,
+    }
+
+
+def saving_intent(account_id: str, *, customer: str, method: str, payment: str = "pi_1") -> dict[str, Any]:
+    """The payment of a session whose payer let the method be charged again."""
+    saved = {"customer": customer, "payment_method": method, "setup_future_usage": "off_session"}
+    return intent(payment, 1000, {"gateway_account_id": account_id}) | saved
 
 
 def refunded_charge(cents_in_all: int, *, payment: str = "pi_1") -> dict[str, Any]:

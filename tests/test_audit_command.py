@@ -1,12 +1,15 @@
 """`mcp-gateway audit`: what commands have changed, and who ran them."""
 
+import contextlib
 import getpass
 import json
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.gateway import DATABASE
 from tests.test_command_line import data_dir, made, run
 
 __all__ = ["data_dir"]
@@ -27,6 +30,21 @@ def test_each_command_that_changes_something_is_told(data_dir: Path) -> None:
     assert {entry["by"]["where"] for entry in told} == {socket.gethostname()}
     assert told[0]["after"]["limits"]["in_flight"] == 3
     assert "account.limits" in run("audit", "list", "--subject", account, "--limit", "1").stdout
+
+
+def test_an_auto_topup_is_shown_and_switched_off(data_dir: Path) -> None:
+    account = made("accounts", "create", "ours", "--quiet")
+    assert run("accounts", "auto-topup", account).stdout == f"account {account}: no auto top-up is set\n"
+    with contextlib.closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
+        values = (account, 5 * 10**9, 20 * 10**9, 60 * 10**9)
+        connection.execute("INSERT INTO auto_topups VALUES (?, ?, ?, ?, NULL, NULL)", values)
+    assert "adds 20.00 USD once the balance is below 5.00 USD" in run("accounts", "auto-topup", account).stdout
+    assert json.loads(run("accounts", "auto-topup", account, "off", "--json").stdout)["off_reason"] == "operator"
+    run("accounts", "auto-topup", account, "off")
+    assert run("accounts", "auto-topup", account, "on").exit_code == 2
+    entry, _ = json.loads(run("audit", "list", "--json").stdout)
+    assert (entry["action"], entry["subject"]) == ("account.auto_topup", account)
+    assert entry["after"] == {"enabled": False, "reason": "operator"}
 
 
 def test_who_became_the_superuser_is_told(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,6 +251,31 @@ def limit_account(
     at_desk(config, data_dir, work)
 
 
+@app.command("auto-topup")
+def switch_auto_topup(
+    account: AccountArgument,
+    switch: Annotated[str | None, typer.Argument(help="off: not any more, until the account sets it anew.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Show how an account is topped up by itself, or switch that off.
+
+    A payment that Stripe was asked for already may still arrive, and is credited then.
+    """
+    if switch not in (None, "off"):
+        fail("an account switches its auto top-up on itself; this command takes `off`, or nothing to show it")
+
+    async def work(desk: Desk) -> None:
+        await desk.accounts.get(account)
+        if switch is not None:
+            await desk.auto_topups.switch_off(account)
+        standing = await desk.auto_topups.of(account)
+        answer(f"account {account}: {standing.in_words()}", {"id": account, **standing.as_object()}, is_json=is_json)
+
+    at_desk(config, data_dir, work)
+
+
 @app.command("deactivate")
 def deactivate_account(
     account: AccountArgument, config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False

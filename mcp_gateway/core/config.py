@@ -721,13 +721,17 @@ class StripeSettings(Section):
     """Top-ups through Stripe, none without its keys. The webhook goes to /v1/billing/webhook under public_url."""
 
     secret_key: Secret | None = Field(default=None, examples=["sk_live_..."])
-    """Stripe's secret API key, or a restricted one that may write customers, checkout and portal sessions."""
+    """Stripe's secret API key, or a restricted one: customers, PaymentIntents, checkout and portal sessions."""
     webhook_secret: Secret | None = Field(default=None, examples=["whsec_..."])
     """Signing secret of the webhook, for checkout.session.*, charge.refunded and charge.dispute.* events."""
     minimum_topup_usd: PayableUsdText = "5"
     """The smallest top-up."""
     maximum_topup_usd: PayableUsdText = "1000"
     """The largest top-up."""
+    auto_topup: bool = False
+    """Let accounts be topped up by themselves, by a payment method that they saved, once their balance is low."""
+    maximum_auto_topup_per_day_usd: PayableUsdText = "1000"
+    """The most that an account may have paid by itself in a UTC day."""
     success_url: PageUrl | None = Field(default=None, examples=["https://app.example.com/paid"])
     """Page to which Stripe sends a browser after payment; otherwise the gateway's own root."""
     cancel_url: PageUrl | None = Field(default=None, examples=["https://app.example.com/billing"])
@@ -753,6 +757,10 @@ class StripeSettings(Section):
             )
         if parse_usd(self.minimum_topup_usd) > parse_usd(self.maximum_topup_usd):
             raise ValueError("minimum_topup_usd must not be more than maximum_topup_usd")
+        if self.auto_topup and self.secret_key is None:
+            raise ValueError("auto_topup needs secret_key and webhook_secret")
+        if parse_usd(self.minimum_topup_usd) > parse_usd(self.maximum_auto_topup_per_day_usd):
+            raise ValueError("minimum_topup_usd must not be more than maximum_auto_topup_per_day_usd")
         return self
 
 

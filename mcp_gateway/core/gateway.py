@@ -29,6 +29,7 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.dialects.vllm import Vllm
 from mcp_gateway.core.engine import Engine
+from mcp_gateway.core.hosts import base_url_of
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.accounts import Accounts
@@ -71,7 +72,11 @@ from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.observe.reconciliation import Reconciler
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
+from mcp_gateway.core.payments.auto_payments import AutoPayments
+from mcp_gateway.core.payments.auto_topups import AutoTopUps
+from mcp_gateway.core.payments.checkout import Till
 from mcp_gateway.core.payments.payments import Payments
+from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.policy.images import Blocklist, ImagePolicy, read_blocklist
 from mcp_gateway.core.policy.regions import Database, Regions, read_country_database
 from mcp_gateway.core.policy.watched_file import WatchedFile
@@ -127,6 +132,7 @@ class Gateway:
     statement: Statement
     months: Months
     payments: Payments | None
+    auto_topups: AutoTopUps
     idempotency: Idempotency
     repeats: Repeats
     keys: KeyRing
@@ -190,6 +196,7 @@ class Desk:
     outcomes: OutcomeBook
     audit: AuditLog
     webhooks: Webhooks
+    auto_topups: AutoTopUps
 
 
 @contextlib.asynccontextmanager
@@ -221,6 +228,7 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
             _outcomes(store, settings),
             AuditLog(store),
             _webhooks(store, settings),
+            AutoTopUps(store, now_ms=now_ms),
         )
 
 
@@ -325,6 +333,10 @@ async def open_gateway(
             Configured(inference.parts, published, pool, targets, authenticator, keys, outcomes, lifecycle),
         )
         orders = Orders(store, ledger, leases, partial(_written_by, store), reloading.ordered, now_ms=now_ms)
+        till = stack.enter_context(_till(settings))
+        auto_payments = None if till is None else _auto_payments(store, till, settings, metrics)
+        if auto_payments is not None:
+            await auto_payments.begin(are_offered=settings.stripe.auto_topup)
         deliveries = _deliveries(store, settings, metrics)
         await deliveries.begin(settings.webhooks.url)
         gateway = Gateway(
@@ -343,7 +355,8 @@ async def open_gateway(
             ledger=ledger,
             statement=Statement(store),
             months=Months(store),
-            payments=stack.enter_context(_payments(store, settings, metrics)),
+            payments=None if till is None else _payments(store, till, metrics),
+            auto_topups=AutoTopUps(store, now_ms=now_ms),
             idempotency=Idempotency(store, now_ms=now_ms),
             repeats=Repeats(store, now_ms=clock.now_ms),
             keys=keys,
@@ -393,6 +406,7 @@ async def open_gateway(
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
                 webhooks=deliveries.watch,
+                **({"auto_payments": auto_payments.watch} if auto_payments else {}),
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
                 **({"image_blocklist": blocklist.watch} if blocklist else {}),
                 **({"country_database": countries.watch} if countries else {}),
@@ -473,7 +487,7 @@ async def _close(store: Store, pending: PendingFile) -> None:
 
 
 @contextlib.contextmanager
-def _payments(store: Store, settings: Settings, metrics: Metrics) -> Iterator[Payments | None]:
+def _till(settings: Settings) -> Iterator[Till | None]:
     """None where Stripe is not configured."""
     chosen = settings.stripe
     if chosen.secret_key is None or chosen.webhook_secret is None:
@@ -483,12 +497,27 @@ def _payments(store: Store, settings: Settings, metrics: Metrics) -> Iterator[Pa
 
     secrets = chosen.secret_key.get_secret_value(), chosen.webhook_secret.get_secret_value()
     with contextlib.closing(StripeApi(*secrets, base_url=chosen.api_base, timeout_s=chosen.timeout_s)) as stripe:
-        yield Payments(
-            store,
-            stripe,
-            now_ms=now_ms,
-            on_uncredited=lambda reason: metrics.payments_uncredited.labels(reason).inc(),
-        )
+        yield stripe
+
+
+def _payments(store: Store, till: Till, metrics: Metrics) -> Payments:
+    return Payments(
+        store,
+        till,
+        now_ms=now_ms,
+        on_uncredited=lambda reason: metrics.payments_uncredited.labels(reason).inc(),
+    )
+
+
+def _auto_payments(store: Store, till: Till, settings: Settings, metrics: Metrics) -> AutoPayments:
+    return AutoPayments(
+        store,
+        till,
+        TopupTerms.of(settings.stripe, f"{base_url_of(settings, settings.host, settings.port)}/"),
+        now_ms=store.now_ms,
+        random=Random(),  # noqa: S311 - spreads tries; keeps no secret
+        count=lambda outcome: metrics.auto_topups.labels(outcome).inc(),
+    )
 
 
 async def _used_today(records: Records, keys: KeyRing) -> Mapping[str, int]:

@@ -14,6 +14,7 @@ from mcp_gateway.core.ledger.budgets import BudgetStanding
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.minting import MAX_BUDGETS
+from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.wallet import WalletObject
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.budgets import BUDGET_PROPERTIES, BUDGETS, EXPIRES_AT, moment_in_words, told, told_in_words
@@ -35,6 +36,16 @@ _OUTPUT = output_schema(
         "is_guest": {"type": "boolean"},
         **_WALLET,
         "topup_url": {"type": "string", "description": "Where the account is topped up."},
+        "auto_topup": {
+            "type": "object",
+            "description": "How the account is topped up by itself, where it has set that.",
+            "properties": {
+                "enabled": {"type": "boolean"},
+                "threshold_usd": {"type": "string", "description": "Below this balance."},
+                "amount_usd": {"type": "string", "description": "By this amount."},
+                "off_reason": {"type": "string", "description": "Why it is off."},
+            },
+        },
         "budgets": {
             "type": "array",
             "description": "What your requests are spent of, too, the least left first.",
@@ -100,6 +111,7 @@ class GetBalance:
     def __init__(
         self,
         ledger: Ledger,
+        auto_topups: AutoTopUps,
         keys: KeyRing,
         limiter: Limiter,
         guests: Callable[[], GuestSettings],
@@ -107,6 +119,7 @@ class GetBalance:
         topup_url: str | None = None,
     ) -> None:
         self._ledger = ledger
+        self._auto_topups = auto_topups
         self._keys = keys
         self._limiter = limiter
         self._guests = guests
@@ -126,11 +139,20 @@ class GetBalance:
         }
         return result(self._guest_text() if caller.is_guest else _text(facts), facts)
 
-    async def _money(self, caller: Caller) -> dict[str, str]:
-        money = (await self._ledger.balance(caller.account_id)).as_object().model_dump()
+    async def _money(self, caller: Caller) -> dict[str, Any]:
+        money: dict[str, Any] = (await self._ledger.balance(caller.account_id)).as_object().model_dump()
         if self._topup_url is not None and not caller.is_guest:
             money["topup_url"] = self._topup_url
-        return money
+        return money | ({} if caller.is_guest else await self._auto_topup(caller))
+
+    async def _auto_topup(self, caller: Caller) -> dict[str, Any]:
+        """Nothing for most, who have set none."""
+        standing = await self._auto_topups.of(caller.account_id)
+        if standing.terms is None:
+            return {}
+        told = standing.as_object()
+        names = ("enabled", "threshold_usd", "amount_usd", *(() if standing.is_on else ("off_reason",)))
+        return {"auto_topup": {name: told[name] for name in names}}
 
     async def _budgets(self, caller: Caller) -> dict[str, Any]:
         """Those that bind the caller, and those of the keys that its key has made; nothing for most."""
@@ -182,9 +204,17 @@ def _text(facts: dict[str, Any]) -> str:
         if limit in limits:
             parts.append(f"{limits[left]} of {limits[limit]} {name} left.")
     parts += _budgets_text(facts)
+    if "auto_topup" in facts:
+        parts.append(_auto_topup_text(facts["auto_topup"]))
     if "topup_url" in facts:
         parts.append(f"Top up at {facts['topup_url']}.")
     return " ".join(parts)
+
+
+def _auto_topup_text(told: dict[str, Any]) -> str:
+    if not told["enabled"]:
+        return f"Auto top-up is off: {told['off_reason']}."
+    return f"Auto top-up adds {told['amount_usd']} USD once the balance is below {told['threshold_usd']} USD."
 
 
 def _some(name: str, told_of: list[dict[str, Any]], number: int) -> dict[str, Any]:

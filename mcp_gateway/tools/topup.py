@@ -15,6 +15,7 @@ from mcp.types.version import is_version_at_least
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import NANO_PER_USD, format_usd
+from mcp_gateway.core.payments.checkout import WantedCheckout
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 
@@ -119,9 +120,8 @@ class TopUp:
         """Where the amount is paid: a session of Stripe's for a key that may open one, else the page."""
         if self._payments is None or not self._can_check_out(caller):
             return self._page
-        checkout = await self._payments.start_checkout(
-            caller.account_id, amount_nano, self._terms.pages, idempotency_key=None
-        )
+        wanted = WantedCheckout(caller.account_id, amount_nano, self._terms.pages)
+        checkout = await self._payments.start_checkout(wanted, idempotency_key=None)
         return checkout.url
 
 

@@ -32,6 +32,7 @@ from mcp_gateway.core.identity.people import (
 from mcp_gateway.core.ledger.budgets import EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Grant, Move, WalletOf, WalletState
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.payments.auto_topups import SwitchOffAutoTopUp
 from mcp_gateway.core.routing.outcomes import ImportOutcomes
 from mcp_gateway.core.webhooks.outbox import (
     PutWebhook,
@@ -129,6 +130,11 @@ def _zoned(write: SetZone) -> Said:
     return Said("account.zone", write.account_id, details=lambda _: {"zone": write.zone})
 
 
+def _auto_topup_off(write: SwitchOffAutoTopUp) -> Said:
+    told = {"enabled": False, "reason": write.reason}
+    return Said("account.auto_topup", write.account_id, details=lambda is_off: told if is_off else None)
+
+
 def _imported(write: ImportOutcomes) -> Said:
     told = {"models": sorted({count.model_id for count in write.counts})[:_MOST_TOLD], "replaced": write.in_place}
     return Said("routing.import", "outcomes", details=lambda _: told)
@@ -156,6 +162,7 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     LetAccountProxy: lambda write: _of_account("account.proxy", write.account_id),
     AttributeAccount: lambda write: _of_account("account.attribution", write.account_id),
     SetZone: _zoned,
+    SwitchOffAutoTopUp: _auto_topup_off,
     CreateKey: lambda write: _of_key("key.create", write.key.id),
     ChangeKey: lambda write: _of_key("key.change", write.key_id),
     RotateKey: lambda write: _of_key("key.rotate", write.key_id),

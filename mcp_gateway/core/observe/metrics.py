@@ -126,6 +126,11 @@ class Metrics:
             "gateway_payments_uncredited", "Events of Stripe's about money that reached no wallet.", ("reason",),
             registry=registry,
         )  # fmt: skip
+        self.auto_topups = Counter(
+            "gateway_auto_topups",
+            "Payments that a low balance began: succeeded, failed, or put_off, to be asked after again.",
+            ("outcome",), registry=registry,
+        )  # fmt: skip
         self.webhook_deliveries = Counter(
             "gateway_webhook_deliveries",
             "Tries to deliver an event to the operator or an account: delivered, failed (tried again) or given_up.",

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mcp_gateway.core.payments.auto_topups import AutoPayment
+from mcp_gateway.core.payments.facts import AutoFailed, AutoPaid, AutoPending
+
 
 class UnknownCustomer(Exception):
     """Stripe does not know this customer: deleted there, or of another Stripe account."""
@@ -14,6 +17,16 @@ class Pages:
 
     success_url: str
     cancel_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedCheckout:
+    """A session to pay `amount_nano`, whole cents, into an account; `saves_method` asks to charge it again later."""
+
+    account_id: str
+    amount_nano: int
+    pages: Pages
+    saves_method: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,15 @@ class Till(Protocol):
     async def create_customer(self, account_id: str) -> str: ...
 
     async def create_checkout(
-        self, account_id: str, customer_id: str, amount_nano: int, pages: Pages, idempotency_key: str | None
+        self, customer_id: str, wanted: WantedCheckout, idempotency_key: str | None
     ) -> Checkout: ...
 
     async def create_portal(self, customer_id: str, return_url: str) -> str: ...
+
+    async def make_payment(self, payment: AutoPayment, return_url: str) -> AutoPaid | AutoFailed | AutoPending:
+        """Charge a saved payment method, once by the payment's id."""
+
+    async def find_payment(self, payment: AutoPayment) -> AutoPaid | AutoFailed | AutoPending | None:
+        """What became of it; None where Stripe has not heard of it."""
 
     def verified_event(self, raw: bytes, signature: str) -> Any: ...

@@ -3,6 +3,7 @@
 Event types and fields: https://docs.stripe.com/api/events/types. Only USD is ours; Stripe counts it in cents.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,12 +12,19 @@ from mcp_gateway.core.money import NANO_PER_CENT
 from mcp_gateway.core.text import is_one_line
 
 ACCOUNT = "gateway_account_id"
-"""The name under which our sessions carry the account that they are for."""
+"""The name under which our sessions and payments carry the account that they are for."""
+AUTO_PAYMENT = "gateway_auto_payment_id"
+"""The name under which a payment that a low balance began carries its id here."""
 
 _CURRENCY = "usd"
 _MAX_ID_CHARS = 255
+_CODE = re.compile(r"[a-z][a-z_]{0,63}")
 _MAX_CENTS = 10**10
 """A hundred times the most that Stripe charges at once, and little enough for the ledger."""
+
+_MAX_S = 10**11
+_FAILED_BY = {"canceled": "canceled", "requires_action": "authentication_required"}
+"""Why a payment comes to nothing, by statuses of Stripe's that end one whose payer is away."""
 
 Stated = Mapping[str, Any]
 
@@ -30,6 +38,11 @@ class Paid:
     account_id: str
     amount_nano: int
 
+    @property
+    def reference(self) -> str:
+        """Of its entry: two events may tell of one session."""
+        return self.session_id
+
 
 Uncreditable = Literal["currency", "account", "payment"]
 """What keeps money from a wallet: another currency than USD, no account of ours, no payment that can be refunded."""
@@ -37,9 +50,9 @@ Uncreditable = Literal["currency", "account", "payment"]
 
 @dataclass(frozen=True, slots=True)
 class Uncredited:
-    """A session whose money has arrived and is nobody's here: a person must look at it."""
+    """A session or payment whose money has arrived and is nobody's here: a person must look at it."""
 
-    session_id: str
+    stripe_id: str
     reason: Uncreditable
 
 
@@ -54,7 +67,54 @@ class Reversal:
     is_returned: bool = False
 
 
-Fact = Paid | Uncredited | Reversal
+@dataclass(frozen=True, slots=True)
+class AutoPaid:
+    """A payment that a low balance began, whose money has arrived."""
+
+    id: str
+    payment_id: str
+    account_id: str
+    amount_nano: int
+
+    @property
+    def reference(self) -> str:
+        """Of its entry: an answer and an event tell of one payment."""
+        return self.payment_id
+
+
+@dataclass(frozen=True, slots=True)
+class AutoFailed:
+    """A payment that a low balance began and that comes to nothing; `reason` is Stripe's code, or one of ours."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AutoPending:
+    """A payment that a low balance began, of which nobody knows yet what becomes of it."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSaved:
+    """By what a session was paid, which its payer let be charged again; `at_s` is Unix time by Stripe's clock."""
+
+    account_id: str
+    customer_id: str
+    method_id: str
+    at_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRemoved:
+    """A payment method that may not be charged any more."""
+
+    method_id: str
+
+
+Fact = Paid | Uncredited | Reversal | AutoPaid | AutoFailed | MethodSaved | MethodRemoved
 
 
 class Unreadable(Exception):
@@ -71,6 +131,55 @@ def fact_of(event: Any) -> Fact | None:
         return read(event["data"]["object"])
     except (LookupError, TypeError, AttributeError, ValueError):
         raise Unreadable from None
+
+
+def auto_payment_of(intent: Any) -> AutoPaid | AutoFailed | AutoPending:
+    """What an answer of Stripe's says of a payment that a low balance began. Raises Unreadable."""
+    try:
+        told = _auto_payment(intent)
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise Unreadable from None
+    if isinstance(told, Uncredited):
+        raise Unreadable
+    return told
+
+
+def failure_code(code: Any) -> str:
+    """A code of Stripe's by which a payment failed, where it is one word."""
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else "declined"
+
+
+def _auto_payment(intent: Stated) -> AutoPaid | AutoFailed | AutoPending | Uncredited:
+    """A payment that asks for its payer has failed: nobody is there."""
+    auto_id, status = _text(intent["metadata"][AUTO_PAYMENT]), intent["status"]
+    if status == "succeeded":
+        payment_id = _text(intent["id"])
+        if intent["currency"] != _CURRENCY:
+            return Uncredited(payment_id, "currency")
+        account_id = _text(intent["metadata"][ACCOUNT])
+        return AutoPaid(auto_id, payment_id, account_id, _nano(intent["amount_received"]))
+    if status == "requires_payment_method" and (error := intent["last_payment_error"]) is not None:
+        return AutoFailed(auto_id, failure_code(error.get("code")))
+    code = _FAILED_BY.get(status)
+    return AutoPending(auto_id) if code is None else AutoFailed(auto_id, code)
+
+
+def _intent(intent: Stated) -> Fact | None:
+    """Of a payment: one that a low balance began, or by what a session was paid that lets it be charged again."""
+    metadata = intent["metadata"] or {}
+    if AUTO_PAYMENT in metadata:
+        told = _auto_payment(intent)
+        return None if isinstance(told, AutoPending) else told
+    if intent["status"] != "succeeded" or intent["setup_future_usage"] != "off_session" or ACCOUNT not in metadata:
+        return None
+    customer_id, method_id, at_s = _text(intent["customer"]), _text(intent["payment_method"]), intent["created"]
+    if not isinstance(at_s, int) or not 0 <= at_s < _MAX_S:
+        raise ValueError
+    return MethodSaved(_text(metadata[ACCOUNT]), customer_id, method_id, at_s)
+
+
+def _detached(method: Stated) -> MethodRemoved:
+    return MethodRemoved(_text(method["id"]))
 
 
 def _paid(session: Stated) -> Paid | Uncredited | None:
@@ -133,6 +242,10 @@ def _nano(cents: Any) -> int:
 _READERS: dict[str, Callable[[Stated], Fact | None]] = {
     "checkout.session.completed": _paid,
     "checkout.session.async_payment_succeeded": _paid,
+    "payment_intent.succeeded": _intent,
+    "payment_intent.payment_failed": _intent,
+    "payment_intent.canceled": _intent,
+    "payment_method.detached": _detached,
     "charge.refunded": _refunded,
     "charge.dispute.created": _disputed,
     "charge.dispute.closed": _disputed,

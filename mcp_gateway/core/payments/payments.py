@@ -10,7 +10,7 @@ from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.engine import Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.payments.checkout import Checkout, Pages, Till, UnknownCustomer
+from mcp_gateway.core.payments.checkout import Checkout, Till, UnknownCustomer, WantedCheckout
 from mcp_gateway.core.payments.facts import Fact, Uncreditable, Uncredited, Unreadable, fact_of
 from mcp_gateway.core.text import shown
 
@@ -98,19 +98,14 @@ class Payments:
         self._on_uncredited = on_uncredited
         self._making_customer = asyncio.Lock()
 
-    async def start_checkout(
-        self, account_id: str, amount_nano: int, pages: Pages, *, idempotency_key: str | None
-    ) -> Checkout:
-        """A session to pay `amount_nano`, whole cents, into an account; the same one for the same key.
-
-        Raises GatewayError `payments_unavailable`.
-        """
+    async def start_checkout(self, wanted: WantedCheckout, *, idempotency_key: str | None) -> Checkout:
+        """A session to pay in; the same one for the same key. Raises GatewayError `payments_unavailable`."""
 
         async def start(customer_id: str) -> Checkout:
             key = idempotency_key and f"{idempotency_key} {customer_id}"
-            return await self._till.create_checkout(account_id, customer_id, amount_nano, pages, key)
+            return await self._till.create_checkout(customer_id, wanted, key)
 
-        return await self._for_customer(account_id, start)
+        return await self._for_customer(wanted.account_id, start)
 
     async def open_portal(self, account_id: str, return_url: str) -> str:
         """The address where a person sees an account's payments. Raises GatewayError `payments_unavailable`."""
@@ -136,8 +131,8 @@ class Payments:
     async def _apply(self, event_id: str, event_type: str, fact: Fact) -> None:
         left_out = await self._store.write(NoteEvent(event_id, event_type, fact, self._now_ms()))
         if left_out is not None:
-            message = "Stripe session %s was paid and credits nothing: %s; look for it on Stripe's pages"
-            logger.warning(message, shown(left_out.session_id), _REASONS[left_out.reason])
+            message = "%s was paid at Stripe and credits nothing: %s; look for it on Stripe's pages"
+            logger.warning(message, shown(left_out.stripe_id), _REASONS[left_out.reason])
             self._on_uncredited(left_out.reason)
 
     # Customers

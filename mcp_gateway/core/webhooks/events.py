@@ -4,7 +4,7 @@ A body is as Standard Webhooks have it: `type`, `timestamp` of what happened, `d
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -35,10 +35,37 @@ def budget_threshold(
     return _body("budget.threshold", at_ms, data)
 
 
-def low_balance(at_ms: int, account_id: str, balance_nano: int, mark_nano: int) -> str:
-    """An account owns less than the mark that was set for it."""
-    amounts = {"balance_usd": format_usd(balance_nano), "low_balance_usd": format_usd(mark_nano)}
-    return _body("balance.low", at_ms, {"account_id": account_id} | amounts)
+class AutoTopUpSwitch(NamedTuple):
+    """Whether an account is topped up by itself: it is, where nothing has switched it off."""
+
+    off_reason: str | None
+
+
+def low_balance(
+    at_ms: int, account_id: str, balance_nano: int, mark_nano: int, topped_up: AutoTopUpSwitch | None
+) -> str:
+    """An account owns less than the mark that was set for it; `topped_up` where it has set an auto top-up."""
+    data: dict[str, Any] = {
+        "account_id": account_id,
+        "balance_usd": format_usd(balance_nano),
+        "low_balance_usd": format_usd(mark_nano),
+    }
+    if topped_up is not None:
+        data["auto_topup"] = {"enabled": topped_up.off_reason is None, "off_reason": topped_up.off_reason}
+    return _body("balance.low", at_ms, data)
+
+
+def auto_topup(at_ms: int, account_id: str, amount_nano: int, balance_nano: int, reason: str | None) -> str:
+    """A payment by which an account was to be topped up has arrived, or failed for this reason."""
+    data = {"account_id": account_id, "amount_usd": format_usd(amount_nano), "balance_usd": format_usd(balance_nano)}
+    if reason is None:
+        return _body("auto_topup.succeeded", at_ms, data)
+    return _body("auto_topup.failed", at_ms, data | {"reason": reason})
+
+
+def auto_topup_off(at_ms: int, account_id: str, reason: str) -> str:
+    """An account is topped up by itself no more, though no payment failed."""
+    return _body("auto_topup.off", at_ms, {"account_id": account_id, "reason": reason})
 
 
 def _body(kind: str, at_ms: int, data: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from mcp_gateway.core.identity.accounts import (
     SetAccountMargin,
 )
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
+from mcp_gateway.core.store.sql.auto_topups import begin_if_low
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
 MARGIN = "COALESCE((SELECT margin FROM account_margins WHERE account_margins.account_id = accounts.id), 0)"
@@ -71,6 +72,8 @@ def _set_active(transaction: Transaction, write: SetAccountActive) -> bool:
     changed = transaction.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (write.is_active, write.account_id))
     if changed:
         note_change(transaction, write.account_id)
+        if write.is_active:
+            begin_if_low(transaction, write.account_id)
     return bool(changed)
 
 

@@ -49,6 +49,7 @@ from mcp_gateway.core.identity.sessions import (
     UserSession,
     session_refusal,
 )
+from mcp_gateway.core.payments.auto_topups import RemoveAutoTopUp
 from mcp_gateway.core.store.sql.accounts import note_change
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.webhooks.outbox import RemoveWebhook
@@ -241,8 +242,9 @@ def _end_made_secrets(transaction: Transaction, user_id: str) -> None:
 def _forget_account(transaction: Transaction, account_id: str) -> None:
     """Of an account that nobody is left in, and that nobody is to come into."""
     transaction.execute("UPDATE accounts SET name = '' WHERE id = ?", (account_id,))
-    for table in ("one_time_secrets", "sharing_accounts", "low_balances"):
+    for table in ("one_time_secrets", "sharing_accounts", "low_balances", "saved_payment_methods"):
         transaction.execute(f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
+    transaction.run(RemoveAutoTopUp(account_id))
     transaction.run(RemoveWebhook(account_id))
 
 

@@ -105,11 +105,25 @@ def note_money_in(transaction: Transaction, account_id: str) -> None:
     transaction.execute(_FORGET_CLEARED, (account_id,))
 
 
+def tell_of_auto_topup(transaction: Transaction, account_id: str, amount_nano: int, reason: str | None) -> None:
+    """A payment was credited, or failed for this reason."""
+    (balance_nano,) = transaction.first(_OWNED, (account_id,)) or (0,)
+    body = events.auto_topup(transaction.now_ms(), account_id, amount_nano, balance_nano, reason)
+    _add(transaction, body, account_id, OPERATOR)
+
+
+def tell_of_switch_off(transaction: Transaction, account_id: str, reason: str) -> None:
+    """An account is topped up by itself no more, for a reason that is no payment's."""
+    _add(transaction, events.auto_topup_off(transaction.now_ms(), account_id, reason), account_id, OPERATOR)
+
+
 def _tell_of_mark(
     transaction: Transaction, account_id: str, balance_nano: int, mark_nano: int, *receivers: str
 ) -> None:
     if transaction.execute(_TELL_OF_MARK, (account_id,)):
-        body = events.low_balance(transaction.now_ms(), account_id, balance_nano, mark_nano)
+        row = transaction.first("SELECT off_reason FROM auto_topups WHERE account_id = ?", (account_id,))
+        topped_up = None if row is None else events.AutoTopUpSwitch(row[0])
+        body = events.low_balance(transaction.now_ms(), account_id, balance_nano, mark_nano, topped_up)
         _add(transaction, body, *receivers)
 
 

@@ -5,6 +5,7 @@ from mcp_gateway.core.store.sql import (
     admin_keys,
     answers,
     audit,
+    auto_topups,
     budgets,
     counters,
     keys,
@@ -27,6 +28,7 @@ EXECUTORS = (
     | keys.EXECUTORS
     | answers.EXECUTORS
     | audit.EXECUTORS
+    | auto_topups.EXECUTORS
     | budgets.EXECUTORS
     | hot_ledger.EXECUTORS
     | ledger.EXECUTORS

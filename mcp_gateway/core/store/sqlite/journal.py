@@ -11,13 +11,14 @@ from mcp_gateway.core.ledger.entries import Ended, WalletState
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.sql.auto_topups import THRESHOLD, begin_auto_payment
 from mcp_gateway.core.store.sql.budgets import spend, take_from_pocket
 from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
 from mcp_gateway.core.store.sql.webhooks import MARK, tell_of_low_balance
 from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.transaction import Row, Transaction
 
-_WALLET = f"SELECT paid_nano, granted_nano, {MARK} FROM wallets WHERE account_id = ?"
+_WALLET = f"SELECT paid_nano, granted_nano, {MARK}, {THRESHOLD} FROM wallets WHERE account_id = ?"
 _NEW_WALLET = "INSERT INTO wallets (paid_nano, granted_nano, account_id, held_nano) VALUES (?, ?, ?, 0)"
 _CHANGED_WALLET = "UPDATE wallets SET paid_nano = ?, granted_nano = ? WHERE account_id = ?"
 _TRANSACTION = """
@@ -38,6 +39,8 @@ class Wallet:
     is_stored: bool
     mark_nano: int | None = None
     """Below what the account is to be told so, where it is not known to be below already."""
+    threshold_nano: int | None = None
+    """Below what a payment is begun that tops it up, where none is under way."""
 
 
 class Journal:
@@ -64,7 +67,7 @@ class Journal:
         wallet = self._wallets.get(account_id)
         if wallet is None:
             row: Row | None = self._connection.execute(_WALLET, (account_id,)).fetchone()
-            wallet = Wallet(0, 0, False) if row is None else Wallet(row[0], row[1], True, row[2])
+            wallet = Wallet(0, 0, False) if row is None else Wallet(row[0], row[1], True, *row[2:])
             self._wallets[account_id] = wallet
         return wallet
 
@@ -145,8 +148,10 @@ class Journal:
     def _write_wallet(self, account_id: str, wallet: Wallet, version: int) -> None:
         row = (wallet.paid_nano, wallet.granted_nano, account_id)
         self._connection.execute(_CHANGED_WALLET if wallet.is_stored else _NEW_WALLET, row)
-        if wallet.mark_nano is not None and wallet.paid_nano + wallet.granted_nano < wallet.mark_nano:
-            balance_nano = wallet.paid_nano + wallet.granted_nano
+        balance_nano = wallet.paid_nano + wallet.granted_nano
+        if wallet.mark_nano is not None and balance_nano < wallet.mark_nano:
             tell_of_low_balance(self._transaction, account_id, balance_nano, wallet.mark_nano)
+        if wallet.threshold_nano is not None and balance_nano < wallet.threshold_nano:
+            begin_auto_payment(self._transaction, account_id)
         left = grants.left(self._connection, account_id) if wallet.granted_nano else ()
         self._transaction.tell(WalletState(account_id, wallet.paid_nano, left, version))

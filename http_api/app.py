@@ -41,7 +41,7 @@ from http_api.middleware.gate import Gate
 from http_api.middleware.host_check import HostCheck
 from http_api.middleware.region_check import RegionCheck
 from http_api.models import Models
-from http_api.openapi import Document
+from http_api.openapi import Document, with_issuer
 from http_api.operations import AnyOperation
 from http_api.operators import Operators
 from http_api.people import PeopleDoor
@@ -123,6 +123,8 @@ def operations_in(
         are_models_public=gateway.settings.public_models,
         are_stats_public=gateway.settings.public_stats != "off",
     )
+    if gateway.oidc is not None:
+        operations = [with_issuer(row) for row in operations]
 
     def serves_guests() -> bool:
         return gateway.settings.guests.enabled

@@ -5,6 +5,7 @@ Nothing is said here of any operation: whatever the document tells, the row that
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -47,6 +48,10 @@ _OF_KEYS: frozenset[Code] = frozenset({
     "ip_not_authorized",
     "ledger_unavailable",
 })  # fmt: skip
+_OF_ISSUERS: frozenset[Code] = frozenset({
+    "registration_closed", "insufficient_permissions", "unsupported_region", "issuer_unavailable",
+})  # fmt: skip
+"""Of tokens of an issuer, beside those of keys."""
 _OF_BODIES: frozenset[Code] = frozenset({
     "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value", "body_too_large",
     "unsupported_encoding", "overloaded",
@@ -151,6 +156,12 @@ class Document:
         scopes = [row.scope] if row.scope is not None else []
         is_needed = row.access in _HOLDERS or (row.access is Access.ANYONE and not self._serves_guests())
         return [*([] if is_needed else [{}]), {_BEARER: scopes}, {_API_KEY: scopes}, {_COOKIE: scopes}]
+
+
+def with_issuer(row: AnyOperation) -> AnyOperation:
+    """The same row where an issuer's tokens are taken, too."""
+    codes = row.refuses if row.access in _UNSEEN else row.refuses | _OF_ISSUERS
+    return replace(row, refuses=codes | {"sign_in_elsewhere"} if row.is_for_people else codes)
 
 
 def refusals_of(row: AnyOperation) -> frozenset[Code]:

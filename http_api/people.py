@@ -56,7 +56,7 @@ class UserObject(Told):
 
     object: Literal["user"]
     id: str
-    email: str
+    email: str | None
     account_id: str
     role: Role
     administrator: bool
@@ -170,13 +170,17 @@ class PeopleDoor:
         return Answered(EndedSessions(ended=1), headers=(self._cookie.cleared, NOT_STORED))
 
     async def refresh(self, asked: Asked[Query, Nothing]) -> Answered[TokenObject]:
-        token = await self._sign_in.token_for(asked.caller.user)
+        user = asked.caller.user
+        if not user.session_id:
+            raise GatewayError("insufficient_permissions", "This token is an issuer's, which gives further ones.")
+        token = await self._sign_in.token_for(user)
         return Answered(TokenObject(**self._token_fields(token)), headers=(NOT_STORED,))
 
     async def me(self, asked: Asked[Query, Nothing]) -> UserObject:
         user = asked.caller.user
         person = await self._sign_in.people.get(user.user_id)
-        return UserObject(**_fields_of(person), session_id=user.session_id)
+        session: dict[str, Any] = {"session_id": user.session_id} if user.session_id else {}
+        return UserObject(**_fields_of(person), **session)
 
     async def delete(self, asked: Asked[Query, Nothing]) -> Answered[DeletedUser]:
         user = asked.caller.user

@@ -15,12 +15,14 @@ from typing import TextIO
 from http_api.app import build_app
 from http_api.connection import Bounds, Census
 from http_api.descriptors import most_connections, raise_limit
+from http_api.protected_resources import ProtectedResources
 from http_api.serve import on_hangup, outlive_signals, serve
 from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.core.hosts import base_url_of
+from mcp_gateway.core.mcp_paths import GUEST_MCP_PATH, MCP_PATH
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from mcp_gateway.server import build_door
 
@@ -57,7 +59,12 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
             gc.set_threshold(*_GC_THRESHOLDS)
             _give_large_memory_back()
             await serve(
-                build_app(gateway, door, base_url=base_url_of(settings, settings.host, settings.port)),
+                build_app(
+                    gateway,
+                    door,
+                    base_url=base_url_of(settings, settings.host, settings.port),
+                    resources=ProtectedResources.of(settings),
+                ),
                 gateway.lifecycle,
                 host=settings.host,
                 port=settings.port,
@@ -124,6 +131,8 @@ def mcp_door(gateway: Gateway) -> McpDoor:
     )
     gateway.known_keys.on_close(lambda key_id, _: door.close_key(key_id))
     gateway.known_sessions.on_close(lambda session_id, _: door.close_key(session_id))
+    if gateway.oidc is not None:
+        gateway.oidc.tokens.on_end(lambda holder, _: door.close_key(holder.user.user_id))
     gateway.known_keys.on_secret_end(lambda key, _: door.close_secret(key.id))
     gateway.known_keys.on_right_changed(door.publish_other_tools)
     return door
@@ -134,15 +143,22 @@ def _greeting(gateway: Gateway, base_url: str, desk_options: str, secret: str | 
     command = str(Path(sysconfig.get_path("scripts")) / "mcp-gateway")
     quoted = shlex.quote(command)
     account = f"$({quoted} accounts create me{desk_options} --credit 5 --quiet)"
-    server = {"command": command, "args": ["bridge", f"{base_url}/v1/mcp"], "env": {"GATEWAY_API_KEY": "gw_live_..."}}
+    server = {
+        "command": command,
+        "args": ["bridge", f"{base_url}{MCP_PATH}"],
+        "env": {"GATEWAY_API_KEY": "gw_live_..."},
+    }
+    guests_do = 'leaves "env" out'
+    if gateway.oidc is not None:
+        guests_do += f", and has {base_url}{GUEST_MCP_PATH} for an address"
     return f"""
 mcp-gateway {gateway.version} on {base_url}
 
 As a guest:   {_guest_line(gateway, base_url)}
 Make a key:   {quoted} keys create{desk_options} --account {account}
-MCP:          {base_url}/v1/mcp (streamable HTTP), {base_url}/v1/mcp/sse (HTTP+SSE)
+MCP:          {base_url}{MCP_PATH} (streamable HTTP), {base_url}{MCP_PATH}/sse (HTTP+SSE)
 {_first_user_line(secret, base_url)}{_missing_line(gateway)}
-For a desktop client's configuration (a guest leaves "env" out):
+For a desktop client's configuration (a guest {guests_do}):
 
 {json.dumps({"mcpServers": {"gateway": server}}, indent=2)}
 """

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from http_api.operations import Absent, Answered, AnyOperation, Asked, Nothing, Told, page_at_root
 from http_api.query import AnyQuery
 from mcp_gateway.core.caller import KeyScope
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.mcp_paths import MCP_PATH, MCP_PATHS
 from mcp_gateway.server import SERVER_TITLE
 
@@ -44,6 +45,14 @@ class ProtectedResources:
         for path in [path for path in MCP_PATHS if path.endswith("/sse")]:
             for messages in ("/messages", "/messages/"):  # of a session whose address is the stream's
                 self._metadata_urls[path.removesuffix("/sse") + messages] = self._metadata_urls[path]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ProtectedResources | None":
+        """None where nobody but the gateway gives tokens."""
+        oidc, public_url = settings.oidc, settings.public_url
+        if oidc.issuer is None or public_url is None:
+            return None
+        return cls(public_url, (oidc.issuer,), oidc.offered_scopes)
 
     @property
     def rows(self) -> list[AnyOperation]:

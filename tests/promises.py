@@ -84,6 +84,10 @@ AREAS: dict[str, Area] = {
             "An issuer's tokens are good if they are its own, for this gateway and not over; its keys may change, and it may be away.": [
                 "tests/core/identity/oidc/test_issuer.py",
             ],
+            "Whom an issuer knows is let in by its tokens, as what it says and as long as it says so, where the operator wants that.": [
+                "tests/doors/test_oidc.py",
+                "tests/core/identity/oidc/test_issued_tokens.py",
+            ],
         },
     ),
     "Providers": Area(

@@ -21,6 +21,7 @@ from http_api.app import build_app, operations_in
 from http_api.connection import Bounds, Census, Connection
 from http_api.operations import AnyOperation
 from http_api.program import census_of, mcp_door
+from http_api.protected_resources import ProtectedResources
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.caller import Role
 from mcp_gateway.core.config import Settings
@@ -248,6 +249,7 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
     tree = Settings.model_validate(given | settings)
+    resources = resources or ProtectedResources.of(tree)
     clock = clock or Clock()
     migrated(data_dir / DATABASE)
     async with contextlib.AsyncExitStack() as stack:

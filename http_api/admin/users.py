@@ -74,12 +74,13 @@ class AdministeredUser(Told):
 
     object: Literal["user"]
     id: str
-    email: str
+    email: str | None
     account_id: str
     role: Role
     administrator: bool
     active: bool
     has_password: bool
+    has_issuer: bool
     created_at: int
 
 
@@ -178,5 +179,6 @@ def _object(person: Person) -> AdministeredUser:
         administrator=person.is_administrator,
         active=person.is_active,
         has_password=person.has_password,
+        has_issuer=person.has_issuer,
         created_at=person.created_at_ms // 1000,
     )

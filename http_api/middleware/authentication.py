@@ -71,19 +71,21 @@ class Authentication:
     async def _try_all(self, credentials: list[str], context: RequestContext, operation: AnyOperation) -> None:
         refusals: list[GatewayError] = []
         try:
-            caller = await self._the_good_one(credentials, refusals)
+            caller = await self._the_good_one(credentials, context, refusals)
         finally:
             refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
         _check_place(caller, operation)
         caller.check_address(context.address)
         context.caller = caller
 
-    async def _the_good_one(self, credentials: list[str], refusals: list[GatewayError]) -> Caller:
+    async def _the_good_one(
+        self, credentials: list[str], context: RequestContext, refusals: list[GatewayError]
+    ) -> Caller:
         """A key before a person; without a good one, a refusal that tells more than "not known here" is told first."""
         good: list[Caller] = []
         for credential in credentials:
             try:
-                good.append(await self._authenticator.identify(credential))
+                good.append(await self._authenticator.identify(credential, context.region_refusal))
             except GatewayError as refusal:
                 refusals.append(refusal)
         if len({caller.account_id for caller in good}) > 1:

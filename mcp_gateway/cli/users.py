@@ -124,7 +124,7 @@ def change_user(
         changed = await desk.people.change(
             person.id, role=asked_role, is_administrator=is_administrator, even_last=even_last
         )
-        words = f"user {changed.id} ({shown(changed.email, LISTED_CHARS)}), {changed.role} of {changed.account_id}"
+        words = f"user {changed.id} ({_email(changed)}), {changed.role} of {changed.account_id}"
         words += ", administrator" if changed.is_administrator else ""
         answer(words, _object_of(changed), is_json=is_json)
 
@@ -183,7 +183,7 @@ def reset_password(
     async def work(desk: Desk) -> None:
         person = await desk.people.named(user)
         if password_stdin:
-            await desk.people.set_password(person.id, await _password_hash(person.email))
+            await desk.people.set_password(person.id, await _password_hash(person.email or ""))
             answer(f"user {person.id} has a new password", _object_of(person), is_json=is_json)
             return
         secret = await desk.people.password_secret(person.id)
@@ -256,13 +256,19 @@ def _object_of(person: Person) -> dict[str, Any]:
         "administrator": person.is_administrator,
         "active": person.is_active,
         "has_password": person.has_password,
+        "has_issuer": person.has_issuer,
         "created_at": seconds(person.created_at_ms),
     }
 
 
 def _line(person: Person) -> str:
     marks = ("" if person.is_active else " (disabled)") + (" (administrator)" if person.is_administrator else "")
-    return f"{person.id:<38}{person.account_id:<38}{person.role:<10}{shown(person.email, LISTED_CHARS)}{marks}"
+    marks += " (by the issuer)" if person.has_issuer else ""
+    return f"{person.id:<38}{person.account_id:<38}{person.role:<10}{_email(person)}{marks}"
+
+
+def _email(person: Person) -> str:
+    return shown(person.email or "no e-mail", LISTED_CHARS)
 
 
 def _time(at_ms: int) -> str:

@@ -89,10 +89,13 @@ class User:
 
     user_id: str
     session_id: str = ""
+    """Empty for a program that shows a token of an issuer."""
     role: Role = "owner"
     """In the account that they ask for."""
     is_administrator: bool = False
     """Whether they run the gateway, too."""
+    is_whole: bool = True
+    """Whether they are let in for all that their role may, and not by a token for a part of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +155,15 @@ class Caller:
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     credential_id: str | None = field(init=False, compare=False)
-    """The same, or the session of a user: what ends when the caller may go on no longer."""
+    """The same, or the session of a user, or the user where there is none: what ends when it may go on no longer."""
     is_guest: bool = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         """What every request asks of the principal is looked up once."""
         key_id = self.principal.key_id if isinstance(self.principal, KeyHolder) else None
-        session_id = self.principal.session_id if isinstance(self.principal, User) else None
+        user = self.principal if isinstance(self.principal, User) else None
         object.__setattr__(self, "key_id", key_id)
-        object.__setattr__(self, "credential_id", key_id or session_id)
+        object.__setattr__(self, "credential_id", key_id or (user and (user.session_id or user.user_id)))
         object.__setattr__(self, "is_guest", isinstance(self.principal, Guest))
 
     def may(self, scope: KeyScope) -> bool:
@@ -170,7 +173,14 @@ class Caller:
     def check_scope(self, scope: KeyScope) -> None:
         """Raises GatewayError `insufficient_scope` for a key without it."""
         if scope not in self.scopes:
-            raise lacking_scope(scope, "Your role" if isinstance(self.principal, User) else "This API key")
+            raise lacking_scope(scope, self._named)
+
+    @property
+    def _named(self) -> str:
+        """What decides on its scopes."""
+        if isinstance(self.principal, User):
+            return "Your role" if self.principal.is_whole else "This token"
+        return "This API key"
 
     def check_address(self, address: str) -> None:
         """Raises GatewayError `ip_not_authorized` for one that its key may not be used from."""
@@ -207,8 +217,13 @@ class Caller:
 
     @property
     def user(self) -> User:
-        """Raises GatewayError `missing_credentials` for guests, `insufficient_permissions` for keys."""
+        """Raises GatewayError `missing_credentials` for guests; `insufficient_permissions` for keys, and for tokens
+        that are for a part of what their user may.
+        """
         if isinstance(self.principal, User):
+            if not self.principal.is_whole:
+                message = "This token is for a part of what you may: sign in, or show one that names no scopes."
+                raise GatewayError("insufficient_permissions", message)
             return self.principal
         if self.is_guest:
             raise GatewayError("missing_credentials", "Sign in first: POST /auth/login.")

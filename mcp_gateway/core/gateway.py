@@ -38,6 +38,7 @@ from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.identity.oidc.oidc import Oidc, client_secret_of, oidc_of
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.identity.people import People
 from mcp_gateway.core.identity.sessions import KnownSessions, SessionLifetimes, UserSessions
@@ -142,6 +143,8 @@ class Gateway:
     sign_in: SignIn
     sign_ins: SignIns
     authenticator: Authenticator
+    oidc: Oidc | None
+    """None where nobody is let in by an issuer."""
     addresses: AddressReader
     regions: Regions | None
     """None where no country is refused."""
@@ -246,6 +249,7 @@ async def open_gateway(
     the environment is looked up in `environ`. `load` reads the configuration again. Raises ConfigError.
     """
     provider_keys = read_keys(settings.providers, environ)
+    client_secret = client_secret_of(settings.oidc, environ)
     clock = SteadyClock()
     tool_servers = _tool_servers(settings, environ)
     async with contextlib.AsyncExitStack() as stack:
@@ -278,6 +282,10 @@ async def open_gateway(
         sessions = _sessions(store, settings)
         known_sessions = KnownSessions(sessions, tokens, now_ms=now_ms)
         known_keys.on_change(known_sessions.catch_up)
+        oidc = oidc_of(settings, store, client_secret, new_id=new_id, now_ms=now_ms)
+        if oidc is not None:
+            stack.push_async_callback(oidc.aclose)
+            known_keys.on_change(oidc.tokens.catch_up)
         passwords = Passwords()
         stack.callback(passwords.close)
         outcomes = _outcomes(store, settings)
@@ -323,7 +331,14 @@ async def open_gateway(
             limiter,
             tool_servers,
         )
-        authenticator = Authenticator(known_keys, settings.guests, settings.limits, _admin_keys(store), known_sessions)
+        authenticator = Authenticator(
+            known_keys,
+            settings.guests,
+            settings.limits,
+            _admin_keys(store),
+            known_sessions,
+            None if oidc is None else oidc.tokens,
+        )
         reloading = Reloading(
             load or (lambda: settings),
             environ,
@@ -370,9 +385,11 @@ async def open_gateway(
                 tokens,
                 registration=settings.users.registration,
                 heard=known_keys.catch_up,
+                only_issuer=settings.oidc.shown_name if settings.oidc.only else None,
             ),
             sign_ins=SignIns(now_s or clock),
             authenticator=authenticator,
+            oidc=oidc,
             addresses=addresses,
             regions=_regions(settings, addresses, countries, metrics),
             blocklist=blocklist,
@@ -390,6 +407,8 @@ async def open_gateway(
             logger.warning("users.insecure_cookie: whoever reads the network reads the sessions of browsers")
         known_keys.on_close(inference.close_key)
         known_sessions.on_close(inference.close_key)
+        if oidc is not None:
+            oidc.tokens.on_end(lambda holder, error: inference.close_key(holder.user.user_id, error))
         known_keys.on_secret_end(inference.close_secret)
         keys.on_change(lambda key: leases.give_back_of(key.account_id))
         await pool.begin(settings.upstream.start_wait_s)
@@ -407,6 +426,7 @@ async def open_gateway(
                 refusals=refusals.watch,
                 webhooks=deliveries.watch,
                 **({"auto_payments": auto_payments.watch} if auto_payments else {}),
+                **({"issuer": oidc.issuer.watch} if oidc is not None else {}),
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),
                 **({"image_blocklist": blocklist.watch} if blocklist else {}),
                 **({"country_database": countries.watch} if countries else {}),

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from mcp_gateway.core.caller import (
     GUEST,
     GUEST_ACCOUNT_ID,
-    ROLE_SCOPES,
     Allowance,
     Caller,
     KeyHolder,
     Quota,
-    User,
     Validity,
 )
 from mcp_gateway.core.config import GuestSettings, LimitSettings
@@ -21,6 +19,8 @@ from mcp_gateway.core.identity.admin_keys import ADMIN_PREFIX, AdminKeys
 from mcp_gateway.core.identity.key_ring import AccountLimits
 from mcp_gateway.core.identity.keys import Key, binding, in_force
 from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.identity.oidc.arrivals import Refusal
+from mcp_gateway.core.identity.oidc.issued_tokens import IssuedTokens, TokenHolder, is_issued_elsewhere
 from mcp_gateway.core.identity.own_limits import DEFAULT, LIMIT_NAMES, Limit, OwnLimits
 from mcp_gateway.core.identity.sessions import KnownSessions, UserSession
 
@@ -38,17 +38,21 @@ class Authenticator:
         limits: LimitSettings,
         admin_keys: AdminKeys,
         sessions: KnownSessions | None = None,
+        issued: IssuedTokens | None = None,
     ) -> None:
         self._keys = keys
         self._admin_keys = admin_keys
         self._sessions = sessions
+        self._issued = issued
         self._callers: dict[bytes, tuple[Key, AccountLimits, Caller]] = {}
         """By the digest of the secret: each may end by itself."""
-        self._people: dict[str, tuple[UserSession, AccountLimits, Caller]] = {}
-        """By session."""
+        self._people: dict[str, tuple[UserSession | TokenHolder, AccountLimits, Caller]] = {}
+        """By session, or by the token of an issuer."""
         keys.on_secret_end(self._forget)
         if sessions is not None:
-            sessions.on_close(self._forget_session)
+            sessions.on_close(self._forget_person)
+        if issued is not None:
+            issued.on_end(lambda holder, error: self._forget_person(holder.id, error))
         self.configure(guests, limits)
 
     def configure(self, guests: GuestSettings, limits: LimitSettings) -> None:
@@ -71,23 +75,37 @@ class Authenticator:
 
         Raises GatewayError (401, 403) for a credential that is known to be wrong.
         """
-        key = self._keys.recall(credential)
-        if key is not None:
-            return self._key_caller(key)
-        session = None if self._sessions is None else self._sessions.recall(credential)
-        if session is None or not self._keys.has_learned(session.account_id):  # another request learns it meanwhile
+        if not credential.startswith(TOKEN_PREFIX):
+            key = self._keys.recall(credential)
+            return None if key is None else self._key_caller(key)
+        person = self._recall_person(credential)
+        if person is None or not self._keys.has_learned(person.account_id):  # another request learns it meanwhile
             return None
-        return self._person_caller(session)
+        return self._person_caller(person)
 
-    async def identify(self, credential: str) -> Caller:
-        """The caller with a credential, shown before or not. Raises GatewayError (401, 403, 503)."""
+    def _recall_person(self, token: str) -> UserSession | TokenHolder | None:
+        person = None if self._issued is None else self._issued.recall(token)
+        return self._sessions.recall(token) if person is None and self._sessions is not None else person
+
+    async def identify(self, credential: str, newcomers_refusal: Refusal = None) -> Caller:
+        """The caller with a credential, shown before or not. Raises GatewayError (401, 403, 503).
+
+        `newcomers_refusal` makes what whoever would come for the first time is refused with; None where they may.
+        """
         if (known := self.recall(credential)) is not None:
             return known
-        if self._sessions is not None and credential.startswith(TOKEN_PREFIX):
-            return await self._known_person(await self._sessions.look_up_token(credential))
+        if credential.startswith(TOKEN_PREFIX):
+            return await self._identify_person(credential, newcomers_refusal)
         if credential.startswith(ADMIN_PREFIX):
             return await self._admin_keys.identify(credential)
         return self._key_caller(await self._keys.look_up(credential))
+
+    async def _identify_person(self, token: str, newcomers_refusal: Refusal) -> Caller:
+        if self._issued is not None and is_issued_elsewhere(token):
+            return await self._known_person(await self._issued.look_up(token, newcomers_refusal))
+        if self._sessions is not None:
+            return await self._known_person(await self._sessions.look_up_token(token))
+        return self._key_caller(await self._keys.look_up(token))
 
     async def with_cookie(self, cookie: str) -> Caller:
         """The caller with a browser's session. Raises GatewayError (401, 403, 503)."""
@@ -152,27 +170,28 @@ class Authenticator:
             made = self._callers[key.secret] = key, limits, self._make_caller(key, limits, validity)
         return made[2]
 
-    async def _known_person(self, session: UserSession) -> Caller:
-        await self._keys.learn(session.account_id)
-        return self._person_caller(session)
+    async def _known_person(self, person: UserSession | TokenHolder) -> Caller:
+        await self._keys.learn(person.account_id)
+        return self._person_caller(person)
 
-    def _person_caller(self, session: UserSession) -> Caller:
-        limits = self._keys.account_limits(session.account_id)
-        made = self._people.get(session.id)
-        if made is None or made[0] is not session or made[1] is not limits:
+    def _person_caller(self, person: UserSession | TokenHolder) -> Caller:
+        limits = self._keys.account_limits(person.account_id)
+        made = self._people.get(person.id)
+        if made is None or made[0] is not person or made[1] is not limits:
             validity = Validity() if made is None else made[2].validity
             if made is None and len(self._people) >= _MOST_PEOPLE:
                 del self._people[next(iter(self._people))]
-            made = self._people[session.id] = session, limits, self._make_person(session, limits, validity)
+            made = self._people[person.id] = person, limits, self._make_person(person, limits, validity)
         return made[2]
 
-    def _make_person(self, session: UserSession, limits: AccountLimits, validity: Validity) -> Caller:
-        own = Quota("user", session.user_id, self.allowance_of(OwnLimits()))
+    def _make_person(self, person: UserSession | TokenHolder, limits: AccountLimits, validity: Validity) -> Caller:
+        own = Quota("user", person.user.user_id, self.allowance_of(OwnLimits()))
         return Caller(
-            session.account_id,
-            User(session.user_id, session.id, session.role, session.is_administrator),
-            (own, *self._shared(session.account_id, limits)),
-            scopes=ROLE_SCOPES[session.role],
+            person.account_id,
+            person.user,
+            (own, *self._shared(person.account_id, limits)),
+            scopes=person.scopes,
+            scopes_to_ask_for=person.scopes_to_ask_for,
             margin=limits.margin,
             validity=validity,
             may_proxy=limits.may_proxy,
@@ -215,8 +234,8 @@ class Authenticator:
             shows_replaced_secret=key.secret_ends_at_ms is not None,
         )
 
-    def _forget_session(self, session_id: str, error: GatewayError) -> None:
-        made = self._people.pop(session_id, None)
+    def _forget_person(self, shown_id: str, error: GatewayError) -> None:
+        made = self._people.pop(shown_id, None)
         if made is not None:
             made[2].validity.ended_by = error.code
 

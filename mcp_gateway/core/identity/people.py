@@ -36,13 +36,16 @@ class Person:
     """A user as they may be shown: never the password's hash."""
 
     id: str
-    email: str
+    email: str | None
+    """None where the issuer that lets them in tells of none."""
     account_id: str
     role: Role
     is_administrator: bool
     is_active: bool
     has_password: bool
     created_at_ms: int
+    has_issuer: bool = False
+    """Whether they have come by an issuer."""
 
 
 class Credentials(NamedTuple):
@@ -57,7 +60,7 @@ class NewPerson:
     """Somebody to be; `account` is made along, unless `secret_sha256` is of an invitation to another one."""
 
     id: str
-    email: str
+    email: str | None
     password_hash: str | None
     account: Account | str
     """A new one, or the id of one that there is."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import NamedTuple
 
-from mcp_gateway.core.caller import Role
+from mcp_gateway.core.caller import ROLE_SCOPES, KeyScope, Role, User
 from mcp_gateway.core.clock import MINUTE_MS
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import Code, GatewayError
@@ -49,6 +49,19 @@ class UserSession:
     agent: str
     network: str
     is_account_active: bool = True
+
+    @property
+    def user(self) -> User:
+        return User(self.user_id, self.id, self.role, self.is_administrator)
+
+    @property
+    def scopes(self) -> frozenset[KeyScope]:
+        return ROLE_SCOPES[self.role]
+
+    @property
+    def scopes_to_ask_for(self) -> frozenset[KeyScope]:
+        """None: it has all that its role has."""
+        return frozenset()
 
     def fault_at(self, now_ms: int, idle_ms: int) -> Code | None:
         """The code that it is refused with; None for a good one."""

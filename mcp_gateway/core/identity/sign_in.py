@@ -46,16 +46,20 @@ class SignIn:
         *,
         registration: Registration | None,
         heard: Callable[[], Awaitable[None]],
+        only_issuer: str | None = None,
     ) -> None:
+        """`only_issuer` is the name of the one by which alone people come in; None where they have passwords."""
         self.people = people
         self.sessions = sessions
         self.tokens = tokens
         self._passwords = passwords
         self._registration = registration
         self._heard = heard
+        self._only_issuer = only_issuer
 
     async def sign_in(self, email: str, password: str, *, agent: str, address: str) -> SignedIn:
         """Raises GatewayError `invalid_credentials`, alike and after as long, for no such user and a wrong password."""
+        self._check_has_passwords()
         known = await self.people.credentials(email)
         is_right = await self._passwords.is_right(password, None if known is None else known.password_hash)
         if known is None or not is_right or not known.person.is_active:
@@ -69,6 +73,7 @@ class SignIn:
         self, email: str, password: str, *, secret: str | None, agent: str, address: str, counted_as: str
     ) -> SignedIn:
         """A new user, who is signed in at once. Raises GatewayError as CreatePerson, and `registration_closed`."""
+        self._check_has_passwords()
         is_first = await self._check_may_register(email, secret)
         check_new_password(password, email)
         person = await self.people.create(
@@ -101,16 +106,18 @@ class SignIn:
 
     async def change_password(self, user: User, current: str, new: str) -> None:
         """Ends the other sessions. Raises GatewayError `invalid_credentials`, `invalid_value`."""
+        self._check_has_passwords()
         person, known_hash = await self.people.credentials_of(user.user_id)
         if not await self._passwords.is_right(current, known_hash):
             raise GatewayError("invalid_credentials", "This is not your password.", param="current_password")
-        check_new_password(new, person.email)
+        check_new_password(new, person.email or "")
         new_hash = await self._passwords.hashed(new)
         await self.people.set_password(user.user_id, new_hash, but_session_id=user.session_id)
         await self._heard()
 
     async def choose_password(self, secret: str, new: str) -> None:
         """By a secret that works once; ends all sessions. Raises GatewayError `invalid_value`."""
+        self._check_has_passwords()
         email = await self.people.email_of_secret(secret)
         if email is None:
             raise useless_secret()
@@ -126,6 +133,7 @@ class SignIn:
     async def invite(self, user: User, account_id: str, email: str | None, role: Role) -> ToldSecret:
         """Into the account of an owner. Raises GatewayError `insufficient_permissions`, `registration_closed`."""
         _check_owns(user)
+        self._check_has_passwords()
         if self._registration not in ("open", "invite"):
             raise registration_closed()
         return await self.people.invite(email, account_id=account_id, role=role, made_by=user.user_id)
@@ -137,6 +145,7 @@ class SignIn:
         `not_found` for users of other accounts.
         """
         _check_owns(user)
+        self._check_has_passwords()
         person = await self.people.get(user_id)
         if person.account_id != account_id:
             raise unknown_user(user_id)
@@ -149,6 +158,12 @@ class SignIn:
         """Sessions, keys and the e-mail address go; the account's books stay."""
         await self.people.delete(user.user_id, even_last=True)
         await self._heard()
+
+    def _check_has_passwords(self) -> None:
+        """Raises GatewayError `sign_in_elsewhere`."""
+        if self._only_issuer is not None:
+            message = f"Nobody has a password here: people sign in by {self._only_issuer}."
+            raise GatewayError("sign_in_elsewhere", message)
 
     async def _check_may_register(self, email: str, secret: str | None) -> bool:
         """Whether only as the first account of all. Raises GatewayError `registration_closed`, `invalid_value`."""

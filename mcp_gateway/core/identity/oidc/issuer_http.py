@@ -6,7 +6,6 @@ from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
-import httpx2
 import orjson
 
 from mcp_gateway.core.text import shown
@@ -27,6 +26,8 @@ class IssuerHttp:
     """A client of its own, which follows no redirect, keeps no cookie and has no proxy of the environment in mind."""
 
     def __init__(self, *, timeout_s: float = _TIMEOUT_S) -> None:
+        import httpx2  # noqa: PLC0415 - takes 0.1 s to import
+
         self._timeout_s = timeout_s
         cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         self._client = httpx2.AsyncClient(headers=_PLAIN, timeout=timeout_s, cookies=cookies, trust_env=False)
@@ -48,6 +49,8 @@ class IssuerHttp:
         await self._client.aclose()
 
     async def _ask(self, method: str, url: str, **request: Any) -> tuple[int, Json]:
+        import httpx2  # noqa: PLC0415 - takes 0.1 s to import
+
         if not is_web_address(url) or not is_private(url):
             raise IssuerFault(f"{shown(url)} is no https address")
         try:
@@ -65,7 +68,7 @@ class IssuerHttp:
             raise IssuerFault(f"{shown(url)} answers {response.status_code} and no object of JSON")
         return response.status_code, told
 
-    async def _body_of(self, response: httpx2.Response) -> bytes:
+    async def _body_of(self, response: Any) -> bytes:
         """As it is sent: nothing is unpacked that may have been made small to become large."""
         raw = bytearray()
         async for piece in response.aiter_raw():

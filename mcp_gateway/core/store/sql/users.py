@@ -8,6 +8,7 @@ from mcp_gateway.core.identity.access_tokens import AllSigningKeys, MakeSigningK
 from mcp_gateway.core.identity.accounts import CreateAccount
 from mcp_gateway.core.identity.key_ring import EndKeys
 from mcp_gateway.core.identity.keys import unknown_account
+from mcp_gateway.core.identity.oidc.identities import ForgetIdentities
 from mcp_gateway.core.identity.people import (
     AllPeople,
     ChangePerson,
@@ -56,7 +57,8 @@ from mcp_gateway.core.webhooks.outbox import RemoveWebhook
 
 _PERSON = (
     "SELECT id, email, account_id, role, is_administrator, is_active, password_hash IS NOT NULL, created_at_ms, "
-    "password_hash FROM users JOIN memberships ON user_id = id "
+    "EXISTS (SELECT 1 FROM identities WHERE identities.user_id = users.id), password_hash "
+    "FROM users JOIN memberships ON memberships.user_id = users.id "
 )
 _SESSION = (
     "SELECT user_sessions.id, user_sessions.user_id, account_id, role, is_administrator, user_sessions.created_at_ms, "
@@ -85,7 +87,7 @@ SELECT one FROM ending JOIN keys ON keys.id = one WHERE revoked_at_ms IS NULL
 """What a user has made, or an account has, and what that made, whether its maker has ended or not."""
 _FORGET_NAME = """
 UPDATE accounts SET name = '' WHERE id = (SELECT account_id FROM memberships WHERE user_id = ?1)
-AND name = (SELECT email FROM users WHERE id = ?1)
+AND name IN (SELECT email FROM users WHERE id = ?1 UNION SELECT subject FROM identities WHERE user_id = ?1)
 """
 _OTHERS_ROLES = (
     "SELECT role FROM memberships JOIN users ON id = user_id WHERE account_id = ? AND user_id <> ? AND is_active"
@@ -175,7 +177,7 @@ def _set_active(transaction: Transaction, write: SetPersonActive) -> None:
 
 
 def _change(transaction: Transaction, write: ChangePerson) -> None:
-    found = _by_id(transaction, PersonById(write.user_id))
+    found = person_by_id(transaction, PersonById(write.user_id))
     if found is None:
         raise unknown_user(write.user_id)
     was, user_id = found.person, write.user_id
@@ -195,7 +197,7 @@ def _change(transaction: Transaction, write: ChangePerson) -> None:
 
 def _check_others_there(rows: Rows, user_id: str) -> None:
     """Raises GatewayError `conflict` where an account that others are in, or the gateway, would be left to nobody."""
-    found = _by_id(rows, PersonById(user_id))
+    found = person_by_id(rows, PersonById(user_id))
     if found is None or not found.person.is_active:
         return
     _check_owned_by_others(rows, found.person)
@@ -226,6 +228,7 @@ def _delete(transaction: Transaction, write: DeletePerson) -> None:
     _end_sessions(transaction, EndSessions(user_id, None))
     _end_made_secrets(transaction, user_id)
     transaction.execute(_FORGET_NAME, (user_id,))
+    transaction.run(ForgetIdentities(user_id, write.at_ms))
     for table in ("one_time_secrets", "memberships"):
         transaction.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
     transaction.execute("DELETE FROM one_time_secrets WHERE email = (SELECT email FROM users WHERE id = ?)", (user_id,))
@@ -264,7 +267,7 @@ def _note_made_by(transaction: Transaction, write: NoteMadeBy) -> None:
     transaction.execute("INSERT INTO keys_of_users VALUES (?, ?)", (write.key_id, write.user_id))
 
 
-def _by_id(rows: Rows, read: PersonById) -> Credentials | None:
+def person_by_id(rows: Rows, read: PersonById) -> Credentials | None:
     return _credentials(rows.first(f"{_PERSON} WHERE id = ?", (read.user_id,)))
 
 
@@ -290,10 +293,11 @@ def _credentials(row: Row | None) -> Credentials | None:
 
 
 def _person(row: Row) -> Person:
-    user_id, email, account_id, role, is_administrator, is_active, has_password, created_at_ms, _ = row
+    user_id, email, account_id, role, is_administrator, is_active, has_password, created_at_ms, comes, _ = row
     return Person(
-        user_id, email, account_id, role, bool(is_administrator), bool(is_active), bool(has_password), created_at_ms
-    )
+        user_id, email, account_id, role, bool(is_administrator), bool(is_active), bool(has_password), created_at_ms,
+        bool(comes),
+    )  # fmt: skip
 
 
 def _has_accounts(rows: Rows, _: HasAccounts) -> bool:
@@ -309,7 +313,7 @@ def _keep(transaction: Transaction, write: KeepSecret) -> bool:
         return False
     if secret.made_by is not None:
         _check_may_let_in(transaction, secret.made_by)
-    if secret.user_id is not None and _by_id(transaction, PersonById(secret.user_id)) is None:
+    if secret.user_id is not None and person_by_id(transaction, PersonById(secret.user_id)) is None:
         raise GatewayError("not_found", "There is no such user.")
     if secret.account_id and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (secret.account_id,)):
         raise unknown_account(secret.account_id)
@@ -360,7 +364,7 @@ def _email_of_secret(rows: Rows, read: SecretEmail) -> str | None:
     if row is None:
         return None
     secret = OneTimeSecret(*row)
-    found = None if secret.user_id is None else _by_id(rows, PersonById(secret.user_id))
+    found = None if secret.user_id is None else person_by_id(rows, PersonById(secret.user_id))
     return secret.email or "" if found is None else found.person.email
 
 
@@ -460,7 +464,7 @@ EXECUTORS = Executors(
         MakeSigningKey: _make_signing_key,
     },
     reads={
-        PersonById: _by_id,
+        PersonById: person_by_id,
         PersonByEmail: _by_email,
         AllPeople: _people,
         PeoplePage: _page,

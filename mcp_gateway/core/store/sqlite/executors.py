@@ -8,6 +8,7 @@ from mcp_gateway.core.store.sql import (
     auto_topups,
     budgets,
     counters,
+    identities,
     keys,
     ledger,
     limits,
@@ -41,5 +42,6 @@ EXECUTORS = (
     | orders.EXECUTORS
     | outcomes.EXECUTORS
     | users.EXECUTORS
+    | identities.EXECUTORS
     | webhooks.EXECUTORS
 )

@@ -370,5 +370,5 @@ async def test_names_of_others_are_echoed_short(door: Door) -> None:
         await door.chat(key, model=long),
     ):
         error = error_of(answer)
-        assert 100 <= len(error["message"]) < 250
+        assert 100 <= len(error["message"]) < 300  # what else is said names the parameters that there are
         assert len(error["param"] or "") < 110

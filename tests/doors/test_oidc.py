@@ -323,6 +323,16 @@ class TestLinks:
         listed = {one.id: one.has_issuer for one in await by_email.gateway.sign_in.people.list()}
         assert listed[known.id] is True
 
+    async def test_an_address_that_is_given_to_another_does_not_give_the_user_away(
+        self, by_email: Door, by_role: Door, fake: FakeIssuer
+    ) -> None:
+        await by_email.gateway.sign_in.people.create("given@example.com", password_hash=None)
+        given: dict[str, Any] = {"email": "given@example.com", "email_verified": True}
+        given |= {"realm_access": {"roles": ["gw-user"]}}
+        for door in (by_email, by_role):  # a user who was there before, and one who was made
+            await me(door, fake.token(OURS, sub="given1", **given))
+            assert await refusal(door, fake.token(OURS, sub="given2", **given)) == (403, "registration_closed")
+
     async def test_nobody_else_comes_in(self, by_email: Door, fake: FakeIssuer) -> None:
         token = fake.token(OURS, sub="stranger", email="stranger@example.com", email_verified=True)
         assert await refusal(by_email, token) == (403, "registration_closed")

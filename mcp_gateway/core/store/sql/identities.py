@@ -46,7 +46,7 @@ def _arrive(transaction: Transaction, write: Arrive) -> UserStanding:
 def _first_sight(transaction: Transaction, write: Arrive) -> tuple[str, bool]:
     told = write.told
     same = None if told.email is None else transaction.ask(PersonByEmail(told.email))
-    if same is not None and not write.links_by_email:
+    if same is not None and not (write.links_by_email and _is_new_to(transaction, told.identity.issuer, same.person)):
         raise email_of_another()
     if same is None and write.new is None:
         raise nobody_known()
@@ -58,6 +58,12 @@ def _first_sight(transaction: Transaction, write: Arrive) -> tuple[str, bool]:
     transaction.execute("INSERT INTO identities VALUES (?, ?, ?, ?)", values)
     note_change(transaction, user_id)
     return user_id, same is None
+
+
+def _is_new_to(rows: Rows, issuer: str, person: Person) -> bool:
+    """Whether nobody has come as this user yet: addresses are given to others once their owners are gone."""
+    sql = "SELECT 1 FROM identities WHERE issuer = ? AND user_id = ?"
+    return rows.first(sql, (issuer, person.id)) is None
 
 
 def _make(transaction: Transaction, write: Arrive, new: NewPerson | None) -> str:

@@ -243,9 +243,11 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart.
 
-    `environ` among them has the keys of providers, `resources` what others give tokens for.
+    `environ` among them has the keys of providers, `resources` what others give tokens for; `listener` is who listens
+    already, at an address that the settings name.
     """
     environ, load, resources = settings.pop("environ", {}), settings.pop("load", None), settings.pop("resources", None)
+    listener: socket.socket | None = settings.pop("listener", None)
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
     tree = Settings.model_validate(given | settings)
@@ -260,7 +262,7 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         census = census_of(gateway, tree.max_connections or 1000)
         operations = operations_in(gateway, mcp, base_url=BASE_URL, resources=resources)
         declared = Declared(app.for_our_connections, operations)
-        server, port = await stack.enter_async_context(served(gateway, declared, census))
+        server, port = await stack.enter_async_context(served(gateway, declared, census, listener))
         url = f"http://127.0.0.1:{port}"
         errors = stack.enter_context(lines_logged(logging.ERROR))
         operations = operations_in(gateway, mcp, base_url=BASE_URL, resources=resources)

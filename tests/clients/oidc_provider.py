@@ -100,7 +100,9 @@ class Browser:
         self.http = httpx2.Client(timeout=PATIENCE_S)
 
     def sign_in(self, address: str, name: str) -> httpx2.Response:
-        """Begin at `address`, sign in and consent at the provider; the first page that is not of the provider's."""
+        """Begin at `address`, sign in and consent at the provider; the first page that is not of the provider's, or the
+        redirect there where nobody serves it.
+        """
         return self._outside(self.http.get(address), name)
 
     def cancel(self, address: str) -> httpx2.Response:
@@ -113,7 +115,7 @@ class Browser:
     def _outside(self, answer: httpx2.Response, name: str) -> httpx2.Response:
         for _ in range(MOST_STEPS):
             page = self._last_of(answer)
-            if not str(page.url).startswith(self._issuer):
+            if page.status_code in _MOVED or not str(page.url).startswith(self._issuer):
                 return page
             form = _Form(page.text)
             answer = self.http.post(page.url.join(form.action), data=form.filled(login=name, password="any"))
@@ -124,7 +126,10 @@ class Browser:
         for _ in range(MOST_STEPS):
             if answer.status_code not in _MOVED:
                 return answer
-            answer = self.http.get(answer.url.join(answer.headers["location"]))
+            try:
+                answer = self.http.get(answer.url.join(answer.headers["location"]))
+            except httpx2.ConnectError:
+                return answer
         raise AssertionError("there is no end to the redirects")
 
 

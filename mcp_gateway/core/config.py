@@ -1046,10 +1046,15 @@ class Settings(Section):
         oidc = self.oidc
         if oidc.is_configured and self.public_url is None:
             raise ValueError("oidc.issuer needs public_url: tokens are made for it, and browsers come back to it")
-        if oidc.link_by_email and self.users.registration == "open" and not oidc.only:
+        if oidc.link_by_email and self.users.registration in ("open", "invite") and not oidc.only:
             raise ValueError(
-                "oidc.link_by_email needs another users.registration than open: whoever registers has not shown that "
-                "the address is theirs"
+                "oidc.link_by_email needs another users.registration than open and invite: whoever registers has not "
+                "shown that the address is theirs"
+            )
+        if oidc.client_id in self.oidc_audiences and not oidc.client_id_is_audience:
+            raise ValueError(
+                "oidc.audiences has the client_id, for which tokens are made that only say who signed in: name another "
+                "one, or write client_id_is_audience = true if the issuer can do no better"
             )
         return self
 

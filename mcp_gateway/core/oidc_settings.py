@@ -109,11 +109,6 @@ class OidcSettings(Section):
             raise ValueError("only needs client_id: else nobody could sign in with a browser")
         if self.client_id and OPENID not in self.scopes:
             raise ValueError(f"scopes needs {OPENID}: without it the issuer does not say who signed in")
-        if self.client_id in self.audiences and not self.client_id_is_audience:
-            raise ValueError(
-                "audiences has the client_id, for which tokens are made that only say who signed in: name another, or "
-                "write client_id_is_audience = true if the issuer can do no better"
-            )
         return self
 
     @model_validator(mode="after")

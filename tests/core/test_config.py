@@ -224,9 +224,16 @@ class TestSources:
     def test_an_issuer_needs_an_address_of_ours_and_users_who_are_who_they_say(self) -> None:
         assert "needs public_url" in fault(f"[oidc]\nissuer = '{ISSUER}'")
         open_to_all = f"public_url = '{PUBLIC}'\n[users]\nregistration = 'open'\n[oidc]\nissuer = '{ISSUER}'\n"
-        assert "link_by_email needs" in fault(open_to_all + "link_by_email = true")
+        for registration in ("open", "invite"):
+            chosen = open_to_all.replace("open", registration)
+            assert "link_by_email needs" in fault(chosen + "link_by_email = true")
         load(open_to_all + "link_by_email = true\nonly = true\nclient_id = 'gateway'")
         load(open_to_all)
+
+    def test_tokens_that_say_who_signed_in_are_taken_for_no_others_unless_that_is_asked_for(self) -> None:
+        ours = f"public_url = '{PUBLIC}'\n[oidc]\nissuer = '{ISSUER}'\nclient_id = '{PUBLIC}/v1'\n"
+        assert "audiences has the client_id" in fault(ours)
+        load(ours + "client_id_is_audience = true")
 
     def test_tokens_are_for_the_addresses_of_both_doors_unless_others_are_named(self) -> None:
         assert load().oidc_audiences == ()

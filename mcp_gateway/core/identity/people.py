@@ -89,7 +89,7 @@ class SetPassword(Write[None]):
     """Ends all sessions of the user but one, and the secrets that would set another."""
 
     user_id: str
-    password_hash: str
+    password_hash: str | None
     but_session_id: str | None = None
 
 

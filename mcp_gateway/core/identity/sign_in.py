@@ -142,7 +142,7 @@ class SignIn:
         """A secret for a user of an owner's account, who has forgotten theirs.
 
         Raises GatewayError `insufficient_permissions`, also where it would let an owner become an administrator;
-        `not_found` for users of other accounts.
+        or come as somebody who may go to another account; `not_found` for users of other accounts.
         """
         _check_owns(user)
         self._check_has_passwords()
@@ -151,6 +151,9 @@ class SignIn:
             raise unknown_user(user_id)
         if person.is_administrator and not user.is_administrator:
             message = "This user runs the gateway, too: only its operator makes this secret."
+            raise GatewayError("insufficient_permissions", message)
+        if person.has_issuer:
+            message = "This user signs in by the issuer: only the operator makes this secret."
             raise GatewayError("insufficient_permissions", message)
         return await self.people.password_secret(user_id, made_by=user.user_id)
 

@@ -7,7 +7,14 @@ from mcp_gateway.core.engine import DatabaseError, Engine
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Account
 from mcp_gateway.core.identity.oidc.claims import told_of_user
-from mcp_gateway.core.identity.oidc.identities import Arrive, StandingOf, ToldOfUser, UserOfIdentity, UserStanding
+from mcp_gateway.core.identity.oidc.identities import (
+    Arrive,
+    StandingOf,
+    ToldOfUser,
+    UserOfIdentity,
+    UserStanding,
+    nobody_known,
+)
 from mcp_gateway.core.identity.oidc.issuer import Claims
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.people import NewPerson, Person
@@ -45,13 +52,15 @@ class Arrivals:
                 return known.standing.person
         elif newcomers_refusal is not None:
             raise newcomers_refusal()
+        links = self._settings.link_by_email and told.email is not None
+        if known is None and not (links or self._settings.creates_users):
+            raise nobody_known()
         now_ms = self._now_ms()
         account = Account(self._new_id("acc"), _name_of(told), now_ms, True, OwnLimits())
         new = self._newcomer(told, account, now_ms) if self._settings.creates_users else None
-        arrive = Arrive(told, new, account, self._settings.link_by_email)
-        person = (await self._store.write(arrive)).person
-        if known is None:
-            logger.info("%s is known to the issuer from now on", person.id)
+        person = (await self._store.write(Arrive(told, new, account, links))).person
+        also = ", and an administrator" if person.is_administrator else ""
+        logger.info("the issuer lets in %s as %s of %s%s", person.id, person.role, person.account_id, also)
         return person
 
     async def standing_of(self, user_id: str) -> UserStanding | None:

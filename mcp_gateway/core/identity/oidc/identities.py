@@ -53,11 +53,15 @@ class KnownIdentity(NamedTuple):
 
     standing: UserStanding
     was_made: bool
+    obeyed_at_ms: int
+    """When the token was issued by which somebody became what they are: an older one changes nothing."""
     claimed_account_id: str | None
     """The account of those whom it tells with the same value, where there is one."""
 
     def agrees_with(self, told: ToldOfUser) -> bool:
         """Whether there is nothing to change."""
+        if told.issued_at_ms < self.obeyed_at_ms:
+            return True
         person = self.standing.person
         moves = self.was_made and told.account_value is not None and self.claimed_account_id != person.account_id
         return (

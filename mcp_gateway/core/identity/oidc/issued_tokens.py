@@ -136,10 +136,12 @@ class IssuedTokens:
         self._known[digest] = known._replace(holder=holder)
 
     def _holder(self, token_id: str, person: Person, named: frozenset[KeyScope] | None) -> TokenHolder:
-        """A token that names scopes has those of them which its user's role has; any other, all that this has."""
+        """A token that names scopes has those of them which its user's role has, and is for nothing else; any other is
+        for all that this has.
+        """
         role_scopes = ROLE_SCOPES[person.role]
         user = User(person.id, role=person.role, is_administrator=person.is_administrator)
-        if named is None or named >= role_scopes:
+        if named is None:
             return TokenHolder(token_id, person.account_id, user, role_scopes, frozenset())
         narrowed = replace(user, is_whole=False, is_administrator=False)
         scopes = named & role_scopes

@@ -7,6 +7,7 @@ Sources: OpenID Connect Core 1.0 and Discovery 1.0, RFC 7519, RFC 8725, RFC 9068
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.clock import MINUTE_MS
@@ -218,28 +219,34 @@ def _metadata_in(told: Json, url: str) -> IssuerMetadata:
     """Raises ValueError for what is none, or that of another issuer."""
     if told.get("issuer") != url:
         raise ValueError(f"calls itself {shown(str(told.get('issuer')))}, which must be what oidc.issuer says")
-    jwks_uri = _address_in(told, "jwks_uri")
+    read = partial(_address_in, told, needs_https=url.startswith("https:"))
+    jwks_uri = read("jwks_uri")
     if jwks_uri is None:
         raise ValueError("names no jwks_uri")
     methods = told.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
     return IssuerMetadata(
         jwks_uri,
-        _address_in(told, "authorization_endpoint"),
-        _address_in(told, "token_endpoint"),
-        _address_in(told, "userinfo_endpoint"),
+        read("authorization_endpoint"),
+        read("token_endpoint"),
+        read("userinfo_endpoint"),
         tuple(str(one) for one in methods) if isinstance(methods, list) else (),
         told.get("authorization_response_iss_parameter_supported") is True,
     )
 
 
-def _address_in(told: Json, name: str) -> str | None:
-    """Raises ValueError for one that is to be read on the way."""
+def _address_in(told: Json, name: str, *, needs_https: bool) -> str | None:
+    """Raises ValueError for one that can be read on the way, or that an issuer elsewhere names on this machine."""
     address = told.get(name)
     if address is None:
         return None
-    if not isinstance(address, str) or not is_web_address(address) or not is_private(address):
-        raise ValueError(f"its {name} is no https address")
-    return address
+    if (
+        isinstance(address, str)
+        and is_web_address(address)
+        and is_private(address)
+        and (address.startswith("https:") or not needs_https)
+    ):
+        return address
+    raise ValueError(f"its {name} is no https address")
 
 
 def _time_ms(claims: Claims, name: str) -> int:

@@ -18,9 +18,17 @@ from mcp_gateway.core.identity.oidc.identities import (
     email_of_another,
     nobody_known,
 )
-from mcp_gateway.core.identity.people import ChangePerson, CreatePerson, NewPerson, Person, PersonByEmail, PersonById
+from mcp_gateway.core.identity.people import (
+    ChangePerson,
+    CreatePerson,
+    NewPerson,
+    Person,
+    PersonByEmail,
+    PersonById,
+    SetPassword,
+)
 from mcp_gateway.core.store.sql.accounts import note_change
-from mcp_gateway.core.store.sql.users import person_by_id
+from mcp_gateway.core.store.sql.users import end_made_secrets, person_by_id
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _REMEMBERED_MS = 30 * DAY_MS
@@ -28,22 +36,19 @@ _REMEMBERED_MS = 30 * DAY_MS
 
 
 def _arrive(transaction: Transaction, write: Arrive) -> UserStanding:
-    known = _user_of(transaction, UserOfIdentity(write.told.identity, write.told.account_value))
-    if known is None:
-        user_id, was_made = _first_sight(transaction, write)
-    else:
-        user_id, was_made = known.standing.person.id, known.was_made
-    before = transaction.ask(StandingOf(user_id))
-    assert before is not None
-    before.check()
-    _obey(transaction, write, before.person, was_made=was_made)
-    after = transaction.ask(StandingOf(user_id))
+    asked = UserOfIdentity(write.told.identity, write.told.account_value)
+    known = _user_of(transaction, asked) or _first_sight(transaction, write, asked)
+    known.standing.check()
+    if known.agrees_with(write.told):
+        return known.standing
+    _obey(transaction, write, known)
+    after = transaction.ask(StandingOf(known.standing.person.id))
     assert after is not None
     after.check()
     return after
 
 
-def _first_sight(transaction: Transaction, write: Arrive) -> tuple[str, bool]:
+def _first_sight(transaction: Transaction, write: Arrive, asked: UserOfIdentity) -> KnownIdentity:
     told = write.told
     same = None if told.email is None else transaction.ask(PersonByEmail(told.email))
     if same is not None and not (write.links_by_email and _is_new_to(transaction, told.identity.issuer, same.person)):
@@ -53,11 +58,20 @@ def _first_sight(transaction: Transaction, write: Arrive) -> tuple[str, bool]:
     ended = transaction.first("SELECT at_ms FROM ended_identities WHERE sha256 = ?", (told.identity.digest,))
     if ended is not None and told.issued_at_ms <= ended[0]:
         raise deleted_since()
-    user_id = same.person.id if same is not None else _make(transaction, write, write.new)
-    values = (*told.identity, user_id, same is None)
-    transaction.execute("INSERT INTO identities VALUES (?, ?, ?, ?)", values)
+    user_id = _link(transaction, same.person) if same is not None else _make(transaction, write, write.new)
+    values = (*told.identity, user_id, same is None, told.issued_at_ms)
+    transaction.execute("INSERT INTO identities VALUES (?, ?, ?, ?, ?)", values)
     note_change(transaction, user_id)
-    return user_id, same is None
+    found = _user_of(transaction, asked)
+    assert found is not None
+    return found
+
+
+def _link(transaction: Transaction, person: Person) -> str:
+    """As whom nobody comes any more by a password: whoever chose it has not shown that the address was theirs."""
+    transaction.run(SetPassword(person.id, None))
+    end_made_secrets(transaction, person.id)
+    return person.id
 
 
 def _is_new_to(rows: Rows, issuer: str, person: Person) -> bool:
@@ -89,14 +103,17 @@ def _role_in(told: ToldOfUser, *, is_new: bool) -> Role:
     return told.role or ("owner" if is_new else "member")
 
 
-def _obey(transaction: Transaction, write: Arrive, person: Person, *, was_made: bool) -> None:
+def _obey(transaction: Transaction, write: Arrive, known: KnownIdentity) -> None:
     """Have a user be in the account, and be what, the issuer says. It is not asked whether others are left."""
-    told = write.told
-    if was_made and told.account_value is not None:
+    told, person = write.told, known.standing.person
+    obeyed = "UPDATE identities SET obeyed_at_ms = ? WHERE issuer = ? AND subject = ?"
+    transaction.execute(obeyed, (told.issued_at_ms, *told.identity))
+    if known.was_made and told.account_value is not None:
         account_id, is_new = _claimed(transaction, write)
         if account_id != person.account_id:
             moved = "UPDATE memberships SET account_id = ?, role = ? WHERE user_id = ?"
             transaction.execute(moved, (account_id, _role_in(told, is_new=is_new), person.id))
+            end_made_secrets(transaction, person.id)
             note_change(transaction, person.id)
     if told.role not in (None, person.role) or told.is_administrator not in (None, person.is_administrator):
         transaction.run(ChangePerson(person.id, told.role, told.is_administrator, even_last=True))
@@ -111,13 +128,13 @@ def _forget(transaction: Transaction, write: ForgetIdentities) -> None:
 
 
 def _user_of(rows: Rows, read: UserOfIdentity) -> KnownIdentity | None:
-    sql = "SELECT user_id, was_made FROM identities WHERE issuer = ? AND subject = ?"
+    sql = "SELECT user_id, was_made, obeyed_at_ms FROM identities WHERE issuer = ? AND subject = ?"
     row = rows.first(sql, tuple(read.identity))
     if row is None:
         return None
     standing = _standing(rows, StandingOf(row[0]))
     assert standing is not None
-    return KnownIdentity(standing, bool(row[1]), _claimed_account(rows, read.identity, read.account_value))
+    return KnownIdentity(standing, bool(row[1]), row[2], _claimed_account(rows, read.identity, read.account_value))
 
 
 def _claimed_account(rows: Rows, identity: Identity, value: str | None) -> str | None:

@@ -172,7 +172,7 @@ def _set_active(transaction: Transaction, write: SetPersonActive) -> None:
         _check_others_there(transaction, write.user_id)
     transaction.execute("UPDATE users SET is_active = ? WHERE id = ?", (write.is_active, write.user_id))
     if not write.is_active:
-        _end_made_secrets(transaction, write.user_id)
+        end_made_secrets(transaction, write.user_id)
         _end_sessions(transaction, EndSessions(write.user_id, None))
 
 
@@ -191,7 +191,7 @@ def _change(transaction: Transaction, write: ChangePerson) -> None:
     transaction.execute("UPDATE memberships SET role = ? WHERE user_id = ?", (role, user_id))
     transaction.execute("UPDATE users SET is_administrator = ? WHERE id = ?", (is_administrator, user_id))
     if (was.role == "owner" != role) or (was.is_administrator and not is_administrator):
-        _end_made_secrets(transaction, user_id)
+        end_made_secrets(transaction, user_id)
     note_change(transaction, user_id)
 
 
@@ -226,7 +226,7 @@ def _delete(transaction: Transaction, write: DeletePerson) -> None:
     if key_ids := tuple(key_id for (key_id,) in transaction.all(_ENDING_KEYS, (user_id, account_id))):
         transaction.run(EndKeys(key_ids, write.at_ms, _ALL))
     _end_sessions(transaction, EndSessions(user_id, None))
-    _end_made_secrets(transaction, user_id)
+    end_made_secrets(transaction, user_id)
     transaction.execute(_FORGET_NAME, (user_id,))
     transaction.run(ForgetIdentities(user_id, write.at_ms))
     for table in ("one_time_secrets", "memberships"):
@@ -237,7 +237,7 @@ def _delete(transaction: Transaction, write: DeletePerson) -> None:
         _forget_account(transaction, account_id)
 
 
-def _end_made_secrets(transaction: Transaction, user_id: str) -> None:
+def end_made_secrets(transaction: Transaction, user_id: str) -> None:
     """Those by which others were to be let in: whoever made them may not do so any more."""
     transaction.execute("DELETE FROM one_time_secrets WHERE made_by = ?", (user_id,))
 

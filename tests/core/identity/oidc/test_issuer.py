@@ -6,7 +6,7 @@ import contextlib
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import jwt
@@ -276,6 +276,16 @@ async def test_what_an_issuer_must_not_say_of_itself(fake: FakeIssuer, issuer: I
     fake.told = told
     assert not await issuer.read()
     assert (await refusal(issuer, fake.token(OURS)))[0] == "issuer_unavailable"
+
+
+async def test_an_issuer_elsewhere_names_no_address_that_is_not_https(now: MsClock) -> None:
+    class Http(IssuerHttp):
+        async def get_json(self, url: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
+            return {"issuer": "https://id.example.com", "jwks_uri": "http://127.0.0.1:9/keys"}
+
+    http = Http()
+    assert not await Issuer("https://id.example.com", http, now_ms=now).read()
+    await http.aclose()
 
 
 @each("key_set", [[], "keys", {}, {"keys": {}}, {"keys": [{}] * 201}, {"keys": [{"kty": "oct", "k": "x" * 1_100_000}]}])

@@ -95,7 +95,7 @@ class User:
     is_administrator: bool = False
     """Whether they run the gateway, too."""
     is_whole: bool = True
-    """Whether they are let in for all that their role may, and not by a token for a part of that."""
+    """Whether they are let in for all that they may, and not by a token that names scopes, which is for these alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +218,13 @@ class Caller:
     @property
     def user(self) -> User:
         """Raises GatewayError `missing_credentials` for guests; `insufficient_permissions` for keys, and for tokens
-        that are for a part of what their user may.
+        that name scopes.
         """
         if isinstance(self.principal, User):
             if not self.principal.is_whole:
-                message = "This token is for a part of what you may: sign in, or show one that names no scopes."
+                message = (
+                    "This token is for its scopes, and this is none of them: sign in, or show one that names none."
+                )
                 raise GatewayError("insufficient_permissions", message)
             return self.principal
         if self.is_guest:

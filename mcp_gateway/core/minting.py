@@ -213,11 +213,14 @@ class Mint:
         """Of whoever is to be given a secret of this key, which has this allowance.
 
         An owner may have that of each key of the account, to which the operator gave whatever it may; a key may not,
-        else it would gain. Raises GatewayError `insufficient_permissions` for a secret that was replaced itself, and
+        nor an owner's token that names scopes, else they would gain. Raises GatewayError `insufficient_permissions` for a secret that was replaced itself, and
         for another key than the caller's own that may do what it may not.
         """
         caller.check_secret_is_current()
-        if key.id == caller.key_id or (isinstance(caller.principal, User) and caller.principal.role == "owner"):
+        principal = caller.principal
+        if key.id == caller.key_id or (
+            isinstance(principal, User) and principal.is_whole and principal.role == "owner"
+        ):
             return
         maker = await self._maker_for(caller)
         more = next(self._more(caller, maker, key, allowance), None)

@@ -210,6 +210,17 @@ async def test_a_token_that_names_scopes_is_nobody_who_may_delete_their_user(
     await me(door, fake.token(OURS, sub="part"))
 
 
+async def test_an_owner_s_token_that_names_scopes_takes_the_secret_of_no_key_that_may_more(
+    door: Door, fake: FakeIssuer
+) -> None:
+    whole, narrow = fake.token(OURS, sub="keys"), fake.token(OURS, sub="keys", scope="manage")
+    made = await door.post(b"{}", whole, "/v1/keys")
+    at_once, rotate = b'{"expires_old_in_s": 0}', f"/v1/keys/{made.json()['id']}/rotate"
+    refused = await door.post(at_once, narrow, rotate)
+    assert (refused.status_code, error_of(refused)["code"]) == (403, "insufficient_permissions")
+    assert (await door.post(at_once, whole, rotate)).status_code == 200
+
+
 async def test_a_program_s_token_ends_no_session_and_makes_none(door: Door, fake: FakeIssuer) -> None:
     token = {"x-api-key": fake.token(OURS, sub="none")}
     assert (await door.http.post("/auth/refresh", headers=token)).status_code == 403

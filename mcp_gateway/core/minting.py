@@ -213,8 +213,8 @@ class Mint:
         """Of whoever is to be given a secret of this key, which has this allowance.
 
         An owner may have that of each key of the account, to which the operator gave whatever it may; a key may not,
-        nor an owner's token that names scopes, else they would gain. Raises GatewayError `insufficient_permissions` for a secret that was replaced itself, and
-        for another key than the caller's own that may do what it may not.
+        nor an owner's token that names scopes, else they would gain. Raises GatewayError `insufficient_permissions` for
+        a secret that was replaced itself, and for another key than the caller's own that may do what it may not.
         """
         caller.check_secret_is_current()
         principal = caller.principal

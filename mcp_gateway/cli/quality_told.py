@@ -39,7 +39,7 @@ def qualities_as_facts(table: QualityTable, model_ids: Sequence[str]) -> list[di
 
 
 def _quality(table: QualityTable, model_id: str, task: PromptTask) -> TaskQuality:
-    expected = table.expected(model_id, PromptReading(task, 1.0, UNKNOWN.complexity, UNKNOWN.work))
+    expected = table.expected(PromptReading(task, 1.0, UNKNOWN.complexity, UNKNOWN.work))[model_id]
     return TaskQuality(round(expected.rate, 4), table.counted(model_id, task), table.basis(model_id, task))
 
 

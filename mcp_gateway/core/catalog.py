@@ -4,7 +4,7 @@ A catalog is built from the configuration and from what the backends list, and i
 """
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
@@ -111,17 +111,15 @@ class Model:
     """By what the offer is chosen that is asked first."""
     is_output_capped: bool = False
     """Whether `max_output_tokens` is less than what a backend would generate by itself."""
+    price: Price = field(init=False, compare=False)
+    """What it costs at most, whoever answers; callers are told this."""
+    output_kind: OutputKind = field(init=False, compare=False)
+    """What it makes, in OpenRouter's words."""
 
-    @property
-    def price(self) -> Price:
-        """What it costs at most, whoever answers; callers are told this."""
-        offers = self.offers
-        return offers[0].price if len(offers) == 1 else dearest([offer.price for offer in offers])
-
-    @property
-    def output_kind(self) -> OutputKind:
-        """What it makes, in OpenRouter's words."""
-        return _OUTPUT_OF_TASK.get(self.task, "text")
+    def __post_init__(self) -> None:
+        # worked out once: a choice among many models asks each for both
+        object.__setattr__(self, "price", dearest([offer.price for offer in self.offers]))
+        object.__setattr__(self, "output_kind", _OUTPUT_OF_TASK.get(self.task, "text"))
 
     @property
     def sampling_parameters(self) -> tuple[str, ...]:

@@ -70,10 +70,10 @@ async def test_thirty_scores_move_the_account_s_own_table(door: Door) -> None:
     account = await door.account()
     key, table_of = await door.key(account), door.gateway.outcomes.table_of
     for _ in range(30):
-        assert table_of(account, None).expected(MODEL, READING).outcomes == 0
+        assert table_of(account, None).expected(READING)[MODEL].outcomes == 0
         await feedback(door, key, await request(door, account), 1)
-    assert table_of(account, None).expected(MODEL, READING).outcomes == 30
-    assert table_of("acc_other", None).expected(MODEL, READING).outcomes == 0
+    assert table_of(account, None).expected(READING)[MODEL].outcomes == 30
+    assert table_of("acc_other", None).expected(READING)[MODEL].outcomes == 0
 
 
 @each("form", ["{}", "chatcmpl-{}", "msg_{}", "{}-2", "chatcmpl-{}-10"])

@@ -75,7 +75,7 @@ class Stage:
 
     def expected(self, model_id: str, prompt: str) -> float:
         table = self.door.gateway.outcomes.table_of(self.account, LARGE)
-        return table.expected(model_id, READINGS[prompt]).rate
+        return table.expected(READINGS[prompt])[model_id].rate
 
     async def evaluated(self, answers: int) -> None:
         """Bring outcomes of so many answers of both models in each task, as the command line does."""

@@ -84,9 +84,16 @@ def _output_tokens(
 ) -> list[int]:
     """Of the answer of each model: what its own answers to such a task have had, or else what is usual."""
     task, limit = reading.task, required.output_limit
-    tokens = [usual if task == "unknown" else int(lengths.get((one.model.id, task), usual)) for one in able]
-    most = [one.model.max_output_tokens if limit is None else min(limit, one.model.max_output_tokens) for one in able]
-    return list(map(min, tokens, most))
+    if task == "unknown" or not lengths:
+        tokens = [usual] * len(able)
+    else:
+        tokens = [int(lengths.get((one.model.id, task), usual)) for one in able]
+    if limit is not None:
+        tokens = [min(limit, one) for one in tokens]
+    return [
+        tokens_of_it if tokens_of_it < (most := one.model.max_output_tokens) else most
+        for one, tokens_of_it in zip(able, tokens, strict=True)
+    ]
 
 
 def _scored(
@@ -100,7 +107,8 @@ def _scored(
 ) -> list[Scored]:
     if not able:
         return []
-    expected = [quality.expected(one.model.id, reading) for one in able]
+    rates = quality.expected(reading)
+    expected = [rates[one.model.id] for one in able]
     qualities = _qualities(expected, reading)
     costs = _costs_nano(able, outputs, required)
     latencies_s = _latencies_s(able, outputs)

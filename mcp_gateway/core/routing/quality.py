@@ -3,7 +3,7 @@
 Few outcomes say little: a rate is drawn to what was expected before, and no count moves anything until it has thirty.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import fsum
 from typing import Literal, NamedTuple
 
@@ -44,6 +44,18 @@ Basis = Literal["outcomes", "configuration", "outcomes of other tasks", "configu
 """What stands behind a rate."""
 
 
+class _ByModel(dict[str, Expected]):
+    """Reckons what is expected of a model once, when it is asked for first."""
+
+    def __init__(self, reckon: Callable[[str], Expected]) -> None:
+        super().__init__()
+        self._reckon = reckon
+
+    def __missing__(self, model_id: str) -> Expected:
+        found = self[model_id] = self._reckon(model_id)
+        return found
+
+
 class QualityTable:
     """Of some models, the outcomes by model and task, and the operator's rates by model and task."""
 
@@ -57,15 +69,17 @@ class QualityTable:
         self._models = _models_of(outcomes)
         self._priors = priors
         self.default_model = default_model
-        self._expected: dict[tuple[str, str, bool], Expected] = {}
+        self._expected: dict[tuple[str, bool], _ByModel] = {}
         """What was reckoned before: of each model and task, twice at most."""
 
-    def expected(self, model_id: str, reading: PromptReading) -> Expected:
-        """For the task that was read; of one that is not sure, half of it is what the model does whatever the task."""
-        asked = model_id, reading.task, reading.confidence >= _UNSURE_BELOW
+    def expected(self, reading: PromptReading) -> Mapping[str, Expected]:
+        """By the id of any model, for the task that was read; of one that is not sure, half of it is what the model
+        does whatever the task.
+        """
+        asked = reading.task, reading.confidence >= _UNSURE_BELOW
         found = self._expected.get(asked)
         if found is None:
-            found = self._expected[asked] = self._reckoned(*asked)
+            found = self._expected[asked] = _ByModel(lambda model_id: self._reckoned(model_id, *asked))
         return found
 
     @property

@@ -46,7 +46,7 @@ async def scored(book: OutcomeBook, store: Store, scores: Sequence[float], accou
 
 
 def expected(table: QualityTable, model_id: str = "priced/tiny") -> tuple[float, int]:
-    rate, outcomes = table.expected(model_id, CODE)
+    rate, outcomes = table.expected(CODE)[model_id]
     return round(rate, 6), outcomes
 
 

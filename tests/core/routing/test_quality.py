@@ -9,7 +9,7 @@ from tests.cases import each
 
 
 def of(table: QualityTable, task: PromptTask, model_id: str = "m", confidence: float = 0.9) -> tuple[float, int]:
-    rate, outcomes = table.expected(model_id, PromptReading(task, confidence, "medium", 0.5))
+    rate, outcomes = table.expected(PromptReading(task, confidence, "medium", 0.5))[model_id]
     return round(rate, 4), outcomes
 
 
@@ -53,7 +53,7 @@ def test_tasks_that_cannot_be_told_apart_are_counted_together() -> None:
 
 def test_an_unsure_task_and_an_unknown_one_go_by_the_model_alone() -> None:
     table = QualityTable({("m", "code"): Outcomes(100.0, 100), ("m", "math"): Outcomes(0.0, 100)}, {}, None)
-    whole = table.expected("m", UNKNOWN).rate
+    whole = table.expected(UNKNOWN)["m"].rate
     sure, unsure = of(table, "code")[0], of(table, "code", confidence=0.39)[0]
     assert whole == pytest.approx(0.5)
     assert unsure == pytest.approx((sure + whole) / 2, abs=1e-4)

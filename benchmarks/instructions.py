@@ -6,8 +6,8 @@ Instructions say what changed where time is too noisy to: two runs differ by les
 others, whatever else the machine does. Counted are those of the process outside of the kernel, by `perf` where
 it can count them, otherwise by valgrind, under which everything takes some fifty times longer. One client sends one
 request after the other on a kept connection, so that every run does the same; what the idle gateway spends in the same
-time is taken off. What is written by the clock is not (the day's counts, four times a second, 100,000 instructions
-each): under valgrind a slower run has more of it.
+time is taken off, and what it writes by the clock is left out (`unclocked.py`): under valgrind a slow run would have
+more of it.
 """
 
 import contextlib
@@ -142,7 +142,7 @@ def main() -> None:
     ):
         config, key = gateway_files(Path(name), upstream_port)
         counter = counter_of(Path(name).absolute())
-        serve = (sys.executable, "-m", "mcp_gateway", "serve", "--config", str(config))
+        serve = (sys.executable, str(HERE / "unclocked.py"), "serve", "--config", str(config))
         with running(GATEWAY_CPU, *counter.prefix, *serve) as (gateway, port):
             cases = {
                 "unary": chat("/v1/chat/completions", key),

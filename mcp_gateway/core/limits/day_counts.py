@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mcp_gateway.core.engine import Engine, Scan, Write
 from mcp_gateway.core.limits.limiter import Limiter
 
-_INTERVAL_S = 0.25
+INTERVAL_S = 0.25
 """What began within the last one is all that a process that is killed may forget."""
 
 
@@ -50,6 +50,6 @@ class DayCounts:
     async def watch(self) -> None:
         """Write what changes, until cancelled; during an outage once for all of it."""
         while True:
-            await asyncio.sleep(_INTERVAL_S)
+            await asyncio.sleep(INTERVAL_S)
             if (written := self.write()) is not None:
                 await written

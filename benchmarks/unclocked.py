@@ -1,6 +1,6 @@
 """The gateway's commands, without what a running gateway writes by the clock: a slow run would have more of it.
 
-    python benchmarks/unclocked.py serve ...        (as python -m mcp_gateway)
+python benchmarks/unclocked.py serve ...        (as python -m mcp_gateway)
 """
 
 from mcp_gateway.__main__ import main

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,14 @@ def command_lines_in(page: str) -> list[str]:
     return [line for line in lines if " --" in line]
 
 
+@cache
+def command_line() -> Any:
+    return get_command(app)
+
+
 def parse(line: str) -> None:
     """As the command line would be, without carrying it out."""
-    command: Any = get_command(app)
+    command: Any = command_line()
     words = shlex.split(line)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]

@@ -21,6 +21,7 @@ from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.identity.people import People
+from mcp_gateway.core.identity.sign_in import SignedIn
 from mcp_gateway.core.ids import new_id, now_ms
 from tests.cases import each
 from tests.databases import store_of
@@ -963,3 +964,53 @@ async def test_a_sign_out_ends_what_runs_for_the_session_and_its_mcp_session(doo
     assert ended == [f"{body['session_id']} expired_session"]
     assert caller.validity.ended_by == "expired_session"
     assert len(door.mcp_door.sessions) == held - 1
+
+
+async def test_no_session_outlives_a_password_that_is_changed_while_it_is_compared(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in = door.gateway.sign_in
+    email, old = "racing@example.com", "the password of old"
+    person = await sign_in.people.create(email, password_hash=await sign_in._passwords.hashed(old))
+    is_right = sign_in._passwords.is_right
+
+    async def changed_meanwhile(password: str, known: str | None) -> bool:
+        was_right = await is_right(password, known)
+        await sign_in.people.set_password(person.id, await sign_in._passwords.hashed("another password"))
+        return was_right
+
+    monkeypatch.setattr(sign_in._passwords, "is_right", changed_meanwhile)
+    with pytest.raises(GatewayError, match="invalid_credentials"):
+        await sign_in.sign_in(email, old, agent="tests", address="127.0.0.1")
+    assert await sign_in.sessions.of(person.id) == []
+
+
+async def test_two_sign_ins_at_once_that_both_renew_an_outdated_hash_are_both_let_in(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign_in = door.gateway.sign_in
+    email, password = "twice@example.com", "the password of both"
+    outdated = await Passwords(time_cost=1, memory_kib=16).hashed(password)
+    person = await sign_in.people.create(email, password_hash=outdated)
+    is_right, both_compared = sign_in._passwords.is_right, asyncio.Barrier(2)
+
+    async def compared_together(password: str, known: str | None) -> bool:
+        was_right = await is_right(password, known)
+        if known == outdated:
+            await both_compared.wait()
+        return was_right
+
+    monkeypatch.setattr(sign_in._passwords, "is_right", compared_together)
+    opened, renewed = sign_in.open_session, asyncio.Event()
+
+    async def second_waits(*args: Any, **named: Any) -> SignedIn:
+        if args[1] == "second":
+            await renewed.wait()
+        return await opened(*args, **named)
+
+    monkeypatch.setattr(sign_in, "open_session", second_waits)
+    second = asyncio.create_task(sign_in.sign_in(email, password, agent="second", address="127.0.0.1"))
+    await sign_in.sign_in(email, password, agent="first", address="127.0.0.1")
+    renewed.set()
+    await second
+    assert {one.agent for one in await sign_in.sessions.of(person.id)} == {"first", "second"}

@@ -79,11 +79,15 @@ class UserSession:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession(Write[None]):
-    """Of one user as many as `most`: the one that was used the longest ago goes first."""
+    """Of one user as many as `most`: the one that was used the longest ago goes first.
+
+    `password_hash` is what a password was compared with, and still has to be the user's; None where none was shown.
+    """
 
     session: UserSession
     cookie_sha256: bytes
     most: int
+    password_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,15 @@ class UserSessions:
         self.lifetimes = lifetimes
 
     async def open(
-        self, user_id: str, account_id: str, role: Role, *, is_administrator: bool, agent: str, address: str
+        self,
+        user_id: str,
+        account_id: str,
+        role: Role,
+        *,
+        is_administrator: bool,
+        agent: str,
+        address: str,
+        password_hash: str | None = None,
     ) -> OpenedSession:
         """A session of its own for each sign-in, so that nobody can choose another's."""
         now_ms = self._now_ms()
@@ -164,7 +176,7 @@ class UserSessions:
             self._new_id("ses"), user_id, account_id, role, is_administrator, now_ms, now_ms,
             now_ms + self.lifetimes.longest_ms, shown(agent, _MOST_AGENT_CHARS), network_of(address),
         )  # fmt: skip
-        await self._store.write(OpenSession(session, digest_of(cookie), self.lifetimes.most_per_user))
+        await self._store.write(OpenSession(session, digest_of(cookie), self.lifetimes.most_per_user, password_hash))
         return OpenedSession(session, cookie)
 
     async def of(self, user_id: str) -> list[UserSession]:

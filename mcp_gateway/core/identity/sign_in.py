@@ -12,6 +12,7 @@ from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.emails import canonical_email
 from mcp_gateway.core.identity.passwords import Passwords, check_new_password
 from mcp_gateway.core.identity.people import (
+    Credentials,
     People,
     Person,
     ToldSecret,
@@ -60,14 +61,18 @@ class SignIn:
     async def sign_in(self, email: str, password: str, *, agent: str, address: str) -> SignedIn:
         """Raises GatewayError `invalid_credentials`, alike and after as long, for no such user and a wrong password."""
         self._check_has_passwords()
-        known = await self.people.credentials(email)
-        is_right = await self._passwords.is_right(password, None if known is None else known.password_hash)
-        if known is None or not is_right or not known.person.is_active:
-            raise wrong_credentials()
+        known = await self._by_password(email, password)
+        try:
+            signed_in = await self.open_session(known.person, agent, address, password_hash=known.password_hash)
+        except GatewayError as error:
+            if error.code != "invalid_credentials":
+                raise
+            known = await self._by_password(email, password)  # another sign-in may have renewed the hash meanwhile
+            signed_in = await self.open_session(known.person, agent, address, password_hash=known.password_hash)
         if known.password_hash is not None and self._passwords.is_outdated(known.password_hash):
             again = await self._passwords.hashed(password)
             await self.people.renew_hash(known.person.id, known.password_hash, again)
-        return await self.open_session(known.person, agent, address)
+        return signed_in
 
     async def register(
         self, email: str, password: str, *, secret: str | None, agent: str, address: str, counted_as: str
@@ -162,6 +167,14 @@ class SignIn:
         await self.people.delete(user.user_id, even_last=True)
         await self._heard()
 
+    async def _by_password(self, email: str, password: str) -> Credentials:
+        """Raises GatewayError `invalid_credentials`."""
+        known = await self.people.credentials(email)
+        is_right = await self._passwords.is_right(password, None if known is None else known.password_hash)
+        if known is None or not is_right or not known.person.is_active:
+            raise wrong_credentials()
+        return known
+
     def _check_has_passwords(self) -> None:
         """Raises GatewayError `sign_in_elsewhere`."""
         if self._only_issuer is not None:
@@ -182,8 +195,10 @@ class SignIn:
             raise registration_closed()
         return False
 
-    async def open_session(self, person: Person, agent: str, address: str) -> SignedIn:
-        """For whoever has shown that they are this person."""
+    async def open_session(
+        self, person: Person, agent: str, address: str, *, password_hash: str | None = None
+    ) -> SignedIn:
+        """For whoever has shown that they are this person; by a password, if it is still theirs."""
         session, cookie = await self.sessions.open(
             person.id,
             person.account_id,
@@ -191,6 +206,7 @@ class SignIn:
             is_administrator=person.is_administrator,
             agent=agent,
             address=address,
+            password_hash=password_hash,
         )
         user = User(person.id, session.id, person.role, person.is_administrator)
         return SignedIn(person, session, cookie, await self.token_for(user))

@@ -152,3 +152,12 @@ async def test_a_secret_is_made_by_whoever_owns_an_account_or_runs_the_gateway_t
     assert caught.value.code == "insufficient_permissions"
     await people.change(member.id, role=None, is_administrator=True)
     assert (await people.invite(None, account_id=owner.account_id, made_by=member.id)).raw.startswith("gw_invite_")
+
+
+async def test_a_session_is_opened_by_no_password_that_was_replaced_meanwhile(store: Store) -> None:
+    await made(store)
+    await store.write(OpenSession(session(1), b"1", 2, "hash"))
+    await store.write(RenewHash("usr_1", "hash", "another"))
+    with pytest.raises(GatewayError, match="invalid_credentials"):
+        await store.write(OpenSession(session(2), b"2", 2, "hash"))
+    assert [one.id for one in await store.read(SessionsOf("usr_1"))] == ["ses_1"]

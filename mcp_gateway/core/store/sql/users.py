@@ -378,8 +378,9 @@ def _open_session(transaction: Transaction, write: OpenSession) -> None:
         one.network,
     )  # fmt: skip
     values = "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-    if not transaction.first("SELECT 1 FROM users WHERE id = ? AND is_active", (one.user_id,)):
-        raise wrong_credentials()  # switched off or deleted since the password was compared
+    is_still = "SELECT 1 FROM users WHERE id = ? AND is_active AND (? IS NULL OR password_hash = ?)"
+    if not transaction.first(is_still, (one.user_id, write.password_hash, write.password_hash)):
+        raise wrong_credentials()  # switched off, deleted or given another password since the password was compared
     transaction.execute(f"INSERT INTO user_sessions {values}", row)
     dead = "DELETE FROM user_sessions WHERE user_id = ? AND expires_at_ms <= ?"
     transaction.execute(dead, (one.user_id, one.created_at_ms))

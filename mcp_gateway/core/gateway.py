@@ -345,7 +345,7 @@ async def open_gateway(
             store,
             upstreams,
             publishing,
-            Configured(inference.parts, published, pool, targets, authenticator, keys, outcomes, lifecycle),
+            Configured(inference.parts, published, pool, authenticator, keys, outcomes, lifecycle),
         )
         orders = Orders(store, ledger, leases, partial(_written_by, store), reloading.ordered, now_ms=now_ms)
         till = stack.enter_context(_till(settings))

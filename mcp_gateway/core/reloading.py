@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mcp_gateway.core.audit.log import Actor, NoteAction
 from mcp_gateway.core.catalog import VLLM, Listings, Published, build_catalog, is_model_id, warnings_of
 from mcp_gateway.core.config import ConfigError, Settings
-from mcp_gateway.core.dialects.dialect import Dialect, Targets
+from mcp_gateway.core.dialects.dialect import Dialect
 from mcp_gateway.core.dialects.openai import OpenAi
 from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.errors import GatewayError
@@ -90,7 +90,6 @@ class Configured(NamedTuple):
     parts: Parts
     published: Published
     pool: Pool
-    targets: Targets
     authenticator: Authenticator
     keys: KeyRing
     outcomes: OutcomeBook
@@ -100,7 +99,7 @@ class Configured(NamedTuple):
 class Reloading:
     """Reads the configuration again while requests run, one time after the other; one that is bad changes nothing.
 
-    A request that runs has its model, price, limits and backends as values, and keeps them.
+    A request that runs has its model, price, limits, and backends with what they speak as values, and keeps them.
     """
 
     def __init__(
@@ -166,10 +165,10 @@ class Reloading:
 
     def _swap(self, settings: Settings, upstreams: Upstreams, *, is_switched: bool) -> None:
         """Without a wait, so that no request sees one half of it."""
-        parts, published, pool, targets, authenticator, keys, outcomes, lifecycle = self._configured
+        parts, published, pool, authenticator, keys, outcomes, lifecycle = self._configured
         parts.settings = self._publishing.settings = settings
         upstreams.take_over()
-        targets.add(dialects_of(settings))
+        parts.targets = parts.auto_router.targets = parts.targets.but(dialects_of(settings))
         published.sources = sources_of(settings)
         authenticator.configure(settings.guests, settings.limits)
         keys.allow(most_keys(settings))

@@ -19,7 +19,7 @@ from tests.cases import each
 from tests.databases import locked, store_of
 from tests.patience import eventually
 from tests.recorded import recorded, write_records
-from tests.replaying import ReplayingBackend, held, unary
+from tests.replaying import ReplayingBackend, held, unary, whole
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
 
 DEAR = PRICED | {"pricing": {"prompt": "0.000003", "completion": "0.000007"}}
@@ -138,6 +138,28 @@ async def test_who_answered_is_told_by_the_name_of_a_new_provider(served: Reload
     assert (await served.reload(providers=[far])).json()["changed"] == ["providers"]
     told = await door.get(f"/v1/generation?id={record.id}", await door.key(account))
     assert told.json()["data"]["provider_name"] == "far"
+
+
+async def test_a_request_that_runs_speaks_to_a_provider_as_it_did_when_it_began(
+    served: Reloaded, backend: ReplayingBackend
+) -> None:
+    def at(name: str, **differs: Any) -> dict[str, Any]:
+        return {"name": name, "kind": "openai", "base_url": f"{backend.url}/v1", "auth": "none"} | differs
+
+    door, release = served.door, asyncio.Event()
+    two = [{"provider": name, "backend_model": "tiny"} for name in ("one", "two")]
+    chosen = {"models": [FREE | {"candidates": two}]}
+    await served.reload(providers=[at("one"), at("two", output_limit="max_tokens")], **chosen)
+    backend.answer_with(held(release, whole(b"{}", 500)), unary(), unary())
+    key = await door.key()
+    asking = asyncio.create_task(door.chat(key, max_tokens=7))
+    await backend.chats_asked(1)
+    await served.reload(providers=[at("one"), at("two", output_limit="max_completion_tokens")], **chosen)
+    release.set()
+    assert (await asking).status_code == 200
+    assert (await door.chat(key, max_tokens=7, provider={"only": ["two"]})).status_code == 200
+    limits = [{name: asked.json[name] for name in asked.json if name.startswith("max_")} for asked in backend.chats]
+    assert limits[1:] == [{"max_tokens": 7}, {"max_completion_tokens": 7}]
 
 
 async def test_what_waits_for_a_restart_is_named_and_stays(served: Reloaded) -> None:

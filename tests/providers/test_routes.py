@@ -427,8 +427,8 @@ async def test_each_provider_sifts_once_and_a_long_request_lets_others_have_turn
     messages = [{"role": "user", "content": "a" * (text_bytes // 100)}] * 100
     ask = parse_chat(dump_json({"model": "sold/many", "messages": messages}))
     for many in (1, 10):
-        assert await turns_during(left_out(offers * many, ask, parts)) == turns
-        assert await turns_during(takers(offers * many, ask, parts)) == turns
+        assert await turns_during(left_out(offers * many, ask, parts.targets)) == turns
+        assert await turns_during(takers(offers * many, ask, parts.targets)) == turns
 
 
 async def test_the_quickest_of_late_is_asked_first_where_a_request_sorts_by_it(stage: Stage) -> None:

@@ -143,16 +143,18 @@ class Target(NamedTuple):
 
 
 class Targets:
-    """The target of each offer by the surface and the name that it is asked by; made once, while there are not many."""
+    """The target of each offer by the surface and the name that it is asked by; made once, while there are not many.
+
+    As one configuration has them: a request keeps those that it began with, as it keeps the backends it was ranked by.
+    """
 
     def __init__(self, dialects: Mapping[str, Dialect]) -> None:
         self._dialects = dict(dialects)
         self._made: dict[tuple[SurfaceName, str, str, str], Target] = {}
 
-    def add(self, dialects: Mapping[str, Dialect]) -> None:
-        """Know these, too, in place of those of the same name; the others stay for requests that run."""
-        self._dialects.update(dialects)
-        self._made.clear()
+    def but(self, dialects: Mapping[str, Dialect]) -> "Targets":
+        """With these, too, in place of those of the same name; the others stay for models that a request has found."""
+        return Targets({**self._dialects, **dialects})
 
     def dialect_of(self, offer: Offer) -> Dialect:
         return self._dialects[offer.source]

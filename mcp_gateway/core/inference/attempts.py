@@ -119,7 +119,7 @@ class Attempts:
         ask.take_out()
         self._is_collected = self._shall_collect(model)
         is_stream = ask.is_stream or self._is_collected
-        is_mixed = self._meter.is_mixed
+        is_mixed = self._meter.spoken.is_mixed
         as_read = dump_json(ask.body) if is_mixed or target.dialect.rewrites else b""
         if is_mixed:
             target.translation.sift(ask.body)

@@ -84,7 +84,8 @@ class AutoRouter:
         self._pool = pool
         self._metrics = metrics
         self._outcomes = outcomes
-        self._targets = targets
+        self.targets = targets
+        """In force; other ones count from the next call on."""
         self._classifier = classifier or PromptClassifier()
         self._now_s = now_s
         self._conversations = Conversations()
@@ -177,7 +178,7 @@ class AutoRouter:
         return [one._replace(is_up=self._pool.can_take(one.model)) for one in sound]
 
     def _contender(self, model: Model, surface: Surface, *, is_up: bool) -> Contender:
-        has_surface = any(self._targets.serves(offer, surface) for offer in model.offers)
+        has_surface = any(self.targets.serves(offer, surface) for offer in model.offers)
         pace = self._paces.of(model.id)
         return Contender(
             model,

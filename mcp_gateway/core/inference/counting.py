@@ -10,7 +10,7 @@ from mcp_gateway.core.blame import Blame, OperatorFault, blame_of
 from mcp_gateway.core.bytes_in_flight import STEP_BYTES, Reservation
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, Offer
-from mcp_gateway.core.dialects.dialect import Counting, Dialect
+from mcp_gateway.core.dialects.dialect import Counting, Dialect, Targets
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.routing import check_images, judged, offers_to, ranked, takers, unavailable
@@ -42,6 +42,7 @@ class _Asking(NamedTuple):
     model: Model
     public_model: str
     prompt_field: str
+    targets: Targets
     counting: Callable[[Offer], Counting | None]
 
 
@@ -58,14 +59,14 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask, provider: str | N
     Raises GatewayError for a refusal, or where a backend does not count, or not in time.
     """
     model = _asked_for(parts, caller, ask, provider)
-    offers = offers_to(caller, model, parts)
+    offers, targets, sight = offers_to(caller, model, parts), parts.targets, parts.pool.sight
 
     def counting(offer: Offer) -> Counting | None:
-        return parts.targets.at(offer, ask.surface, ask.model).translation.counting(ask, offer.name)
+        return targets.at(offer, ask.surface, ask.model).translation.counting(ask, offer.name)
 
     if len(offers) > 1:
-        offers = _of_one_source(await takers(offers, ask, parts), counting)
-    await judged(parts, caller, ask, model, parts.targets.at(offers[0], ask.surface, ask.model))
+        offers = _of_one_source(await takers(offers, ask, targets), counting)
+    await judged(parts, caller, ask, model, targets.at(offers[0], ask.surface, ask.model))
     if counting(offers[0]) is None:
         return Count(estimated_prompt_tokens(ask, model, parts.settings.wallet), is_estimated=True)
 
@@ -75,8 +76,8 @@ async def count_prompt(parts: Parts, caller: Caller, ask: Ask, provider: str | N
             raise _uncounted(ask.model)
         return Count(count)
 
-    asking = _Asking(model, ask.model, ask.surface.prompt_field, counting)
-    return await _asked(parts, ranked(offers, ask, model, caller, parts), asking, read)
+    asking = _Asking(model, ask.model, ask.surface.prompt_field, targets, counting)
+    return await _asked(parts, ranked(offers, ask, model, caller, sight), asking, read)
 
 
 def _asked_for(parts: Parts, caller: Caller, ask: Ask, provider: str | None) -> Model:
@@ -95,14 +96,16 @@ def _of_one_source(offers: tuple[Offer, ...], counting: Callable[[Offer], Counti
 async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reservation: Reservation) -> FreeAnswer:
     """A backend's answer, for which room is taken in the reservation. Raises GatewayError."""
     model = parts.published.seen_by(caller).find(question.model)
-    offers = _counting_offers(offers_to(caller, model, parts), parts, question.name)
-    ignored = parts.targets.inquiry(offers[0], question.name).sift(question.body)
+    targets = parts.targets
+    offers = _counting_offers(offers_to(caller, model, parts), targets, question.name)
+    ranking = parts.pool.spread_over(offers)
+    ignored = targets.inquiry(offers[0], question.name).sift(question.body)
     check_access(model, caller)
     if question.images:
         await check_images(parts, caller, model, question.images, question.remote_images)
 
     def written(offer: Offer) -> Counting:
-        inquiry = parts.targets.inquiry(offer, question.name)
+        inquiry = targets.inquiry(offer, question.name)
         return Counting(inquiry.path, dump_json(question.body | {"model": offer.name}))
 
     sent = {(offer.source, offer.name): written(offer) for offer in offers}
@@ -113,15 +116,17 @@ async def answered(parts: Parts, caller: Caller, question: TokenQuestion, reserv
         await dialect.inquiries[question.name].check(answer)
         return answer
 
-    asking = _Asking(model, question.model, question.prompt_field, lambda offer: sent[offer.source, offer.name])
-    return FreeAnswer(await _asked(parts, parts.pool.spread_over(offers), asking, read), ignored)
+    asking = _Asking(
+        model, question.model, question.prompt_field, targets, lambda offer: sent[offer.source, offer.name]
+    )
+    return FreeAnswer(await _asked(parts, ranking, asking, read), ignored)
 
 
-def _counting_offers(offers: tuple[Offer, ...], parts: Parts, name: QuestionName) -> tuple[Offer, ...]:
+def _counting_offers(offers: tuple[Offer, ...], targets: Targets, name: QuestionName) -> tuple[Offer, ...]:
     """Those where such a question is answered; all where it is nowhere, to be refused."""
     if len(offers) == 1:
         return offers
-    return tuple(offer for offer in offers if name in parts.targets.dialect_of(offer).inquiries) or offers
+    return tuple(offer for offer in offers if name in targets.dialect_of(offer).inquiries) or offers
 
 
 async def _asked(parts: Parts, ranking: Ranking[Backend], asking: _Asking, read: Read[A]) -> A:
@@ -130,7 +135,7 @@ async def _asked(parts: Parts, ranking: Ranking[Backend], asking: _Asking, read:
     candidate = parts.pool.next_of(ranking, failures)
     while candidate is not None:
         try:
-            return await _asked_of(candidate, parts, asking, read)
+            return await _asked_of(candidate, asking, read)
         except GatewayError as error:
             if error.code == "overloaded":
                 raise  # what fails is the room here
@@ -142,10 +147,10 @@ async def _asked(parts: Parts, ranking: Ranking[Backend], asking: _Asking, read:
     raise unavailable(asking.model)
 
 
-async def _asked_of(candidate: Candidate[Backend], parts: Parts, asking: _Asking, read: Read[A]) -> A:
+async def _asked_of(candidate: Candidate[Backend], asking: _Asking, read: Read[A]) -> A:
     try:
         async with asyncio.timeout(COUNT_S):
-            return await _told_by(candidate, parts, asking, read)
+            return await _told_by(candidate, asking, read)
     except TimeoutError:
         problem = f"The backend of {asking.public_model!r} did not count in time."
         raise GatewayError("first_token_timeout", problem) from None
@@ -156,8 +161,8 @@ async def _asked_of(candidate: Candidate[Backend], parts: Parts, asking: _Asking
         raise failure(error) from error
 
 
-async def _told_by(candidate: Candidate[Backend], parts: Parts, asking: _Asking, read: Read[A]) -> A:
-    dialect, sent = parts.targets.dialect_of(candidate.offer), asking.counting(candidate.offer)
+async def _told_by(candidate: Candidate[Backend], asking: _Asking, read: Read[A]) -> A:
+    dialect, sent = asking.targets.dialect_of(candidate.offer), asking.counting(candidate.offer)
     assert sent is not None
     response = await candidate.backend.infer(sent.path, sent.body, sent.headers, is_stream=False)
     try:

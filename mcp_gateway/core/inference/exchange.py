@@ -19,7 +19,7 @@ from mcp_gateway.core.inference.counting import Count, FreeAnswer, answered, cou
 from mcp_gateway.core.inference.endings import cause_of, failure_in
 from mcp_gateway.core.inference.fallbacks import Failures, kept, leads_on, models_in_turn
 from mcp_gateway.core.inference.fitting import first_terms
-from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered
+from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered, Spoken
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.passage import Passage, PassageOrder
 from mcp_gateway.core.inference.remote_images import bring_images
@@ -326,22 +326,21 @@ class Exchange:
     async def _decide(self, ask: Ask, model: Model, note: Callable[[], None] | None) -> Attempts:
         """Check and hold, from what is cheap to refuse to what is dear. Raises GatewayError."""
         parts, caller, settings = self._parts, self.caller, self._parts.settings
+        targets, sight = parts.targets, parts.pool.sight  # of one configuration, whatever is read again from now on
         offers = offers_to(caller, model, parts)
         is_mixed = False
         if len(offers) > 1:
-            offers = await takers(parts.pool.choosing.arranged(offers, model, ask), ask, parts)
+            offers = await takers(parts.pool.choosing.arranged(offers, model, ask), ask, targets)
             is_mixed = len({offer.source for offer in offers}) > 1
-        target = parts.targets.at(offers[0], ask.surface, ask.model)
+        target = targets.at(offers[0], ask.surface, ask.model)
         self._ignored = await judged(parts, caller, ask, model, target, is_mixed=is_mixed)
         if self.call.as_sent is not None:
             self._ignored = await checked_unchanged(
                 self.call.as_sent, self._ignored, ask, model, target, caller.account_id
             )
             self.call = self.call._replace(as_sent=None)
-        ranking = ranked(offers, ask, model, caller, parts)
-        meter = self._meter = Meter(parts, ask, model, ranking)
-        if is_mixed:
-            meter.is_mixed = True
+        ranking = ranked(offers, ask, model, caller, sight)
+        meter = self._meter = Meter(parts, ask, model, ranking, Spoken(targets, is_mixed))
         meter.terms = await first_terms(ask, model, ranking[0], caller, settings, meter)
         self.turn.reserve_tokens(
             meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)

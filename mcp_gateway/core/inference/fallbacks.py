@@ -55,7 +55,7 @@ async def models_in_turn(ask: Ask, wanted: WantedRoute, caller: Caller, call: Ca
     left = [left_of(routed, wanted, ask) for routed in found]
     lacking: dict[str, Lacking] = {}
     if wanted.takes_all:
-        lacking = await left_out([one.offer for of_one, _ in left for one in of_one], ask, parts)
+        lacking = await left_out([one.offer for of_one, _ in left for one in of_one], ask, parts.targets)
     offers: list[RoutedOffer] = []
     for routed, (of_one, _) in zip(found, left, strict=True):
         taking = [one for one in of_one if not lacking.get(one.offer.source)]

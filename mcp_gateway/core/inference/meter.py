@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mcp_gateway.core.catalog import Model
-from mcp_gateway.core.dialects.dialect import Target
+from mcp_gateway.core.dialects.dialect import Target, Targets
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.routing import copied, who_counts
@@ -42,6 +42,13 @@ class Metered(NamedTuple):
 UNUSED = Metered(None)
 
 
+class Spoken(NamedTuple):
+    """How the candidates of one request are asked; `is_mixed` where they speak several dialects."""
+
+    targets: Targets
+    is_mixed: bool
+
+
 class Meter:
     """Counts for one request. Whoever asks a backend says which, before its answer is read."""
 
@@ -51,8 +58,6 @@ class Meter:
     """How that one is asked."""
     is_held = False
     """Whether a hold covers what is billed."""
-    is_mixed = False
-    """Whether the candidates speak several dialects."""
     running_hold: RunningHold | None = None
     """What raises the hold as the answer comes, where it is not for the worst case."""
     waited_s = 0.0
@@ -62,8 +67,9 @@ class Meter:
     _counted_tokens: int | None = None
     _bounds: UsageBounds | None = None
 
-    def __init__(self, parts: Parts, ask: Ask, model: Model, ranking: Ranking[Backend]) -> None:
+    def __init__(self, parts: Parts, ask: Ask, model: Model, ranking: Ranking[Backend], spoken: Spoken) -> None:
         self._parts = parts
+        self.spoken = spoken
         self._ask = ask
         self._model = model
         self.ranking = ranking
@@ -78,8 +84,8 @@ class Meter:
 
         What one of several dialects counts says nothing of what another does, and nobody has been chosen yet.
         """
-        if self._counted_tokens is None and not self.is_mixed:
-            self._counted_tokens = await self.count_at(who_counts(self.ranking, self._parts))
+        if self._counted_tokens is None and not self.spoken.is_mixed:
+            self._counted_tokens = await self.count_at(who_counts(self.ranking))
         return self._counted_tokens
 
     async def check_window(self) -> None:
@@ -110,7 +116,7 @@ class Meter:
     def asks(self, candidate: Candidate[Backend]) -> None:
         """From now on it is this one's answer that is counted, by the terms as they are now."""
         self.asked, self._bounds = candidate, None
-        self.target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
+        self.target = self.spoken.targets.at(candidate.offer, self._ask.surface, self._ask.model)
         if self.running_hold is not None:
             self.running_hold.goes_by(candidate.offer.price)
 
@@ -203,7 +209,7 @@ class Meter:
         """The prompt's tokens by this backend; None where it cannot tell."""
         if self._ask.prompt.token_ids is not None:
             return self._ask.prompt.token_ids
-        target = self._parts.targets.at(candidate.offer, self._ask.surface, self._ask.model)
+        target = self.spoken.targets.at(candidate.offer, self._ask.surface, self._ask.model)
         counting = target.translation.counting(self._sent_to(target), target.backend_model)
         if counting is None:
             return None
@@ -215,7 +221,7 @@ class Meter:
 
     def _sent_to(self, target: Target) -> Ask:
         """The ask as this one is sent it: of several dialects each is sent another."""
-        if not self.is_mixed:
+        if not self.spoken.is_mixed:
             return self._ask
         sent = replace(self._ask, body=copied(self._ask.body))
         target.translation.sift(sent.body)

@@ -7,13 +7,13 @@ from typing import Any
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import DEMO, Model, Offer
-from mcp_gateway.core.dialects.dialect import Target
+from mcp_gateway.core.dialects.dialect import Target, Targets
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.parts import Parts
 from mcp_gateway.core.inference.terms import check
 from mcp_gateway.core.json_bounds import dump_json, parse_exactly
 from mcp_gateway.core.prices import FREE
-from mcp_gateway.core.routing.rank import Candidate, Ranking, rank
+from mcp_gateway.core.routing.rank import Candidate, Ranking, Sight, rank
 from mcp_gateway.core.sent_images import RemoteImage
 from mcp_gateway.core.surfaces.surface import Ask
 from mcp_gateway.core.upstream.backend import Backend
@@ -59,20 +59,22 @@ async def check_images(
     parts.images.check_addresses(remote_images, is_guest=caller.is_guest)
 
 
-def ranked(offers: tuple[Offer, ...], ask: Ask, model: Model, caller: Caller, parts: Parts) -> Ranking[Backend]:
+def ranked(
+    offers: tuple[Offer, ...], ask: Ask, model: Model, caller: Caller, sight: Sight[Backend]
+) -> Ranking[Backend]:
     """Who may be asked now, in what order.
 
     Raises GatewayError where nobody can: `model_unavailable`, or what the first of those says that rest.
     """
-    ranking = rank(offers, parts.pool.sight, ask, caller.account_id)
+    ranking = rank(offers, sight, ask, caller.account_id)
     if not ranking:
-        raise resting(offers, parts) or unavailable(model)
+        raise resting(offers, sight) or unavailable(model)
     return ranking
 
 
-def resting(offers: Sequence[Offer], parts: Parts) -> GatewayError | None:
+def resting(offers: Sequence[Offer], sight: Sight[Backend]) -> GatewayError | None:
     """What is told of the provider that may be asked again the soonest; None where none rests."""
-    asked = [(backend, offer.name) for offer in offers for backend in parts.pool.sight[offer.source]]
+    asked = [(backend, offer.name) for offer in offers for backend in sight[offer.source]]
     rests = [(backend.models.rest_of(name, backend.work.now_s()), backend.work.now_s()) for backend, name in asked]
     left = [(rest.until_s - now_s, rest.code) for rest, now_s in rests if rest is not None]
     if not left:
@@ -88,32 +90,32 @@ def copied(body: dict[str, Any]) -> dict[str, Any]:
     return again
 
 
-async def left_out(offers: Iterable[Offer], ask: Ask, parts: Parts) -> dict[str, Lacking]:
+async def left_out(offers: Iterable[Offer], ask: Ask, targets: Targets) -> dict[str, Lacking]:
     """By source; the ask stays as it is. Each source's dialect sifts once, with turns for others where that is long."""
     raw, found = dump_json(ask.body), dict[str, Lacking]()
     for source, offer in {offer.source: offer for offer in offers}.items():
-        found[source] = _left_out(raw, offer, ask, parts)
+        found[source] = _left_out(raw, offer, ask, targets)
         if len(raw) > _TURN_BYTES:
             await sleep(0)
     return found
 
 
-def _left_out(raw: bytes, offer: Offer, ask: Ask, parts: Parts) -> Lacking:
+def _left_out(raw: bytes, offer: Offer, ask: Ask, targets: Targets) -> Lacking:
     try:
-        return parts.targets.translation(offer, ask.surface).sift(parse_exactly(raw))
+        return targets.translation(offer, ask.surface).sift(parse_exactly(raw))
     except GatewayError as refusal:
         return GatewayError(refusal.code, refusal.message, param=refusal.param)  # without what its traceback holds
 
 
-async def takers(offers: tuple[Offer, ...], ask: Ask, parts: Parts) -> tuple[Offer, ...]:
+async def takers(offers: tuple[Offer, ...], ask: Ask, targets: Targets) -> tuple[Offer, ...]:
     """Those of several offers that serve the surface, and whose dialect takes the ask as it is.
 
     Raises GatewayError with the first's refusal where there is none.
     """
-    serving = tuple(offer for offer in offers if parts.targets.serves(offer, ask.surface)) or offers
+    serving = tuple(offer for offer in offers if targets.serves(offer, ask.surface)) or offers
     if len({offer.source for offer in serving}) == 1:
         return serving
-    refused = _refusals_in(await left_out(serving, ask, parts))
+    refused = _refusals_in(await left_out(serving, ask, targets))
     taking = tuple(offer for offer in serving if offer.source not in refused)
     if not taking:
         raise refused.pop(serving[0].source)  # by no name, which would keep what its traceback holds
@@ -130,12 +132,11 @@ def without_dearest(ranking: Ranking[Backend], prompt_tokens: int) -> Ranking[Ba
     return [one for one, cost in zip(ranking, costs, strict=True) if cost < max(costs)]
 
 
-def who_counts(ranking: Ranking[Backend], parts: Parts) -> Candidate[Backend]:
-    """Of whom a prompt's tokens are asked: the first backend that serves the best offer, whoever will answer it."""
-    best = ranking[0]
-    offer = best.offer
-    serving = (backend for backend in parts.pool.sight[offer.source] if backend.serves(offer.name))
-    return Candidate(offer, next(serving, best.backend))
+def who_counts(ranking: Ranking[Backend]) -> Candidate[Backend]:
+    """Of whom a prompt's tokens are asked: the first that serves the best offer, whoever will answer it."""
+    offer = ranking[0].offer
+    serving = (one for one in ranking if one.offer is offer and one.backend.serves(offer.name))
+    return next(serving, ranking[0])
 
 
 def unavailable(model: Model) -> GatewayError:

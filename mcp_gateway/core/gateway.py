@@ -424,6 +424,7 @@ async def open_gateway(
                 orders=orders.watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
+                user_sessions=known_sessions.watch,
                 webhooks=deliveries.watch,
                 **({"auto_payments": auto_payments.watch} if auto_payments else {}),
                 **({"issuer": oidc.issuer.watch} if oidc is not None else {}),

@@ -18,9 +18,11 @@ import pytest_asyncio
 from http_api.program import _greeting, first_secret
 from mcp_gateway.core.caller import ROLES
 from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.identity.people import People
+from mcp_gateway.core.identity.sessions import NoteSeen
 from mcp_gateway.core.identity.sign_in import SignedIn
 from mcp_gateway.core.ids import new_id, now_ms
 from tests.cases import each
@@ -964,6 +966,45 @@ async def test_a_sign_out_ends_what_runs_for_the_session_and_its_mcp_session(doo
     assert ended == [f"{body['session_id']} expired_session"]
     assert caller.validity.ended_by == "expired_session"
     assert len(door.mcp_door.sessions) == held - 1
+
+
+async def test_what_runs_for_a_session_ends_when_its_time_is_over_and_not_while_it_is_used(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, body = door.gateway.known_sessions, await registered(door)
+    ended: list[str] = []
+    known.on_close(lambda session_id, error: ended.append(f"{session_id} {error.code}"))
+    caller = await door.gateway.authenticator.identify(body["token"])
+    idle_ms, longest_ms, _ = door.gateway.sign_in.sessions.lifetimes
+    began_ms = now_ms()
+    for passed_ms, is_seen in ((idle_ms - DAY_MS // 24, True), (idle_ms + 1000, False), (longest_ms + 1000, True)):
+        monkeypatch.setattr(known, "_now_ms", lambda at_ms=began_ms + passed_ms: at_ms)
+        if is_seen:
+            await store_of(door.gateway).write(NoteSeen(body["session_id"], began_ms + passed_ms))
+        await known.end_expired()
+        assert caller.validity.ended_by == ("expired_session" if passed_ms > longest_ms else None)
+    assert ended.count(f"{body['session_id']} expired_session") == 1
+    assert body["session_id"] not in known._shown
+
+
+async def test_sessions_are_looked_at_again_after_an_outage_of_the_database(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known, has_looked = door.gateway.known_sessions, asyncio.Event()
+    outages = iter([DatabaseError("locked")])
+
+    async def end_expired() -> None:
+        if (outage := next(outages, None)) is not None:
+            raise outage
+        has_looked.set()
+
+    monkeypatch.setattr("mcp_gateway.core.identity.sessions._WATCH_INTERVAL_S", 0)
+    monkeypatch.setattr(known, "end_expired", end_expired)
+    watching = asyncio.create_task(known.watch())
+    await has_looked.wait()
+    watching.cancel()
+    assert "sessions could not be read: locked" in caplog.text
+    door.errors.clear()
 
 
 async def test_no_session_outlives_a_password_that_is_changed_while_it_is_compared(

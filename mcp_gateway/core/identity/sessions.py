@@ -4,10 +4,11 @@ A browser shows its session's cookie, a program a token that names it; either is
 expires, or until the session, its user or its account has changed, whichever process changed it.
 """
 
+import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import NamedTuple
@@ -31,6 +32,7 @@ _COOKIE_KNOWN_MS = 5 * MINUTE_MS
 """A cookie is looked up anew after so long, which notes that its session is used."""
 _SEEN_EVERY_MS = MINUTE_MS
 _MOST_KNOWN = 10_000
+_WATCH_INTERVAL_S = 5.0
 _MOST_AGENT_CHARS = 200
 
 
@@ -232,6 +234,8 @@ class KnownSessions:
         self._now_ms = now_ms
         self._known: dict[bytes, _Known] = {}
         """By what was shown, the oldest first."""
+        self._shown: dict[str, UserSession] = {}
+        """By id, for as long as they last: something may run for one of which nothing more is shown."""
         self._changes = 0
         self._on_close: list[OnClose] = []
 
@@ -271,7 +275,7 @@ class KnownSessions:
     async def catch_up(self, changed_ids: Set[str]) -> None:
         """Look again at the sessions that have changed, or whose users or accounts have."""
         self._changes += 1
-        touched: dict[str, list[bytes]] = {}
+        touched: dict[str, list[bytes]] = {one.id: [] for one in self._shown.values() if one.is_touched_by(changed_ids)}
         for digest, known in self._known.items():
             if known.session.is_touched_by(changed_ids):
                 touched.setdefault(known.session.id, []).append(digest)
@@ -279,17 +283,34 @@ class KnownSessions:
             session = await self._sessions.find(SessionById(session_id))
             self._replace(session_id, digests, session)
 
-    def _replace(self, session_id: str, digests: list[bytes], session: UserSession | None) -> None:
+    async def end_expired(self) -> None:
+        """End those whose time is over; of one that was used meanwhile it begins anew. Raises DatabaseError."""
+        now_ms, idle_ms = self._now_ms(), self._sessions.lifetimes.idle_ms
+        for session_id in [one.id for one in self._shown.values() if one.end_ms(idle_ms) <= now_ms]:
+            self._replace(session_id, (), await self._sessions.find(SessionById(session_id)))
+
+    async def watch(self) -> None:
+        """Keep up with time, until cancelled."""
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            try:
+                await self.end_expired()
+            except DatabaseError as error:
+                logger.error("sessions could not be read: %s", error)
+
+    def _replace(self, session_id: str, digests: Sequence[bytes], session: UserSession | None) -> None:
         code = self._fault_of(session)
-        for digest in digests:
-            known = self._known.get(digest)
-            if session is None or code is not None:
+        if session is None or code is not None:
+            self._shown.pop(session_id, None)
+            for digest in digests:
                 self._known.pop(digest, None)
-            elif known is not None:
-                self._known[digest] = known._replace(session=session)
-        if code is not None:
             for listener in self._on_close:
-                listener(session_id, session_refusal(code))
+                listener(session_id, session_refusal(code or "expired_session"))
+            return
+        self._shown[session_id] = session
+        for digest in digests:
+            if (known := self._known.get(digest)) is not None:
+                self._known[digest] = known._replace(session=session)
 
     async def _good(self, read: SessionById | SessionByCookie) -> UserSession:
         """Raises GatewayError (401, 403, 503)."""
@@ -313,6 +334,9 @@ class KnownSessions:
     def _remember(self, shown_text: str, session: UserSession, until_ms: int) -> UserSession:
         if len(self._known) >= _MOST_KNOWN:
             del self._known[next(iter(self._known))]
+        if self._shown.pop(session.id, None) is None and len(self._shown) >= _MOST_KNOWN:
+            del self._shown[next(iter(self._shown))]
+        self._shown[session.id] = session
         ends_at_ms = max(session.end_ms(self._sessions.lifetimes.idle_ms), self._now_ms() + 1)
         self._known[digest_of(shown_text)] = _Known(session, min(until_ms, ends_at_ms))
         return session

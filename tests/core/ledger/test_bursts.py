@@ -270,7 +270,7 @@ async def test_what_a_request_writes_builds_no_table_in_memory(store: Store, led
     for request_id in ("req_1", "req_2"):
         await ledger.settle(await ledger.hold(request_id, account, 1, 10), 5, record(request_id, account, cost_nano=5))
     written = [sql for sql in statements if sql.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
-    assert len(written) >= 2 * 8
+    assert len(written) >= 2 * 7
     for sql in written:
         steps = {step[1] for step in await store.read(Query(f"EXPLAIN {sql}"))}
         assert not steps & {"OpenEphemeral", "OpenAutoindex"}, sql

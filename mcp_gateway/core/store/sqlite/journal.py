@@ -27,7 +27,6 @@ INSERT INTO ledger_transactions
      created_at_ms)
 VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?)
 """
-_LAST_ID = "SELECT last_insert_rowid()"
 
 
 @dataclass(slots=True)
@@ -130,10 +129,7 @@ class Journal:
         if self._drawn:
             self._connection.executemany(grants.TAKE, self._drawn)
         if self._entries:
-            self._connection.executemany(_TRANSACTION, self._entries)
-            (version,) = self._connection.execute(_LAST_ID).fetchone()
-            for account_id, wallet in self._wallets.items():  # each that is looked at is posted to as well
-                self._write_wallet(account_id, wallet, version)
+            self._write_entries()
         for spent in self._spent:
             spend(self._transaction, *spent)
         if self._ended:
@@ -144,6 +140,15 @@ class Journal:
             insert_records(self._connection, self._records)
         if self._corrections:
             self._connection.executemany(CORRECT, self._corrections)
+
+    def _write_entries(self) -> None:
+        *before, last = self._entries
+        if before:
+            self._connection.executemany(_TRANSACTION, before)
+        version = self._connection.execute(_TRANSACTION, last).lastrowid  # executemany does not tell it
+        assert version is not None
+        for account_id, wallet in self._wallets.items():  # each that is looked at is posted to as well
+            self._write_wallet(account_id, wallet, version)
 
     def _write_wallet(self, account_id: str, wallet: Wallet, version: int) -> None:
         row = (wallet.paid_nano, wallet.granted_nano, account_id)

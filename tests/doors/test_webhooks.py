@@ -34,6 +34,8 @@ async def test_what_is_no_address_or_mark_changes_nothing(tmp_path: Path) -> Non
         key = await door.key()
         for body in (
             {"url": "http://hooks.example.com/"},
+            {"url": "https://10.1.2.3/"},
+            {"url": "https://[fd00::1]/hook"},
             {"url": URL, "low_balance_usd": "-1"},
             {"url": URL, "low_balance_usd": "x"},
         ):

@@ -24,11 +24,14 @@ _HEADERS = ((b"content-type", b"application/json"), (b"user-agent", b"mcp-gatewa
 def read_webhook_url(url: str, ports: Collection[int]) -> ImageUrl:
     """What an account's address asks of whom. Raises ValueError in words of what to change."""
     try:
-        return read_image_url(url, ports)
+        read = read_image_url(url, ports)
     except ValueError:
         among = ", ".join(map(str, sorted(ports)))
         words = f"an account's webhook is https://host.example/path, without user name or password, at port {among}"
         raise ValueError(words) from None
+    if read.is_literal and not is_public(read.host):  # a name is looked up when something is sent
+        raise ValueError("an account's webhook goes to the public internet, which its address is not of")
+    return read
 
 
 class Sender:

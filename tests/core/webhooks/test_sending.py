@@ -128,3 +128,13 @@ async def test_whoever_does_not_answer_in_time_has_not_taken_it() -> None:
 def test_what_is_no_address_for_an_account_is_refused_in_words(url: str) -> None:
     with pytest.raises(ValueError, match=r"an account's webhook is https://host\.example/path"):
         read_webhook_url(url, (443,))
+
+
+@each("host", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[fd00::1]", "[::ffff:10.0.0.1]"])
+def test_an_address_that_is_not_public_is_refused_when_it_is_set(host: str) -> None:
+    with pytest.raises(ValueError, match="goes to the public internet"):
+        read_webhook_url(f"https://{host}/hook", {443})
+
+
+def test_an_address_that_is_public_needs_no_name() -> None:
+    assert read_webhook_url("https://9.9.9.9/hook", {443}).host == "9.9.9.9"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from random import Random
 
+from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.engine import DatabaseError, Engine
 from mcp_gateway.core.errors import GatewayError, outline
 from mcp_gateway.core.webhooks.outbox import (
@@ -19,6 +20,7 @@ from mcp_gateway.core.webhooks.outbox import (
     DueDeliveries,
     EndDelivery,
     EventsDropped,
+    ForgetFormerSecrets,
     OutboxGrew,
     PutOffDelivery,
     SetOperatorWebhook,
@@ -42,6 +44,8 @@ _TAKEN = range(200, 300)
 """Statuses by which a receiver says that it has the event."""
 _LOOK_S = 5.0
 """How often it is looked for what fell due, or was written by another process."""
+_FORGETS_MS = HOUR_MS
+"""How often secrets are forgotten that sign no more."""
 
 
 def wait_s(tries: int, chance: float) -> float:
@@ -75,6 +79,7 @@ class Deliveries:
         self._count = count
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
+        self._forgets_at_ms = 0
         store.listen(OutboxGrew, lambda _: self._woken.set())
         store.listen(EventsDropped, self._dropped)
 
@@ -100,7 +105,8 @@ class Deliveries:
         """Whatever keeps it from being read what is due, what is under way goes on."""
         try:
             await self.start_due()
-        except DatabaseError as error:
+            await self.forget_former_secrets()
+        except (DatabaseError, GatewayError) as error:
             logger.error("what is due was not read: %s", outline(error))
 
     async def start_due(self) -> None:
@@ -112,6 +118,13 @@ class Deliveries:
         for delivery in due:
             self._busy[delivery.receiver] = task = asyncio.create_task(self._deliver(delivery))
             task.add_done_callback(partial(self._ended, delivery.receiver))
+
+    async def forget_former_secrets(self) -> None:
+        """Those that sign no more; once an hour."""
+        now_ms = self._now_ms()
+        if now_ms >= self._forgets_at_ms:
+            await self._store.write(ForgetFormerSecrets(now_ms))
+            self._forgets_at_ms = now_ms + _FORGETS_MS
 
     def _dropped(self, dropped: EventsDropped) -> None:
         receiver, event_count = dropped

@@ -75,6 +75,13 @@ class RotateSecret(Write[bool]):
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetFormerSecrets(Write[None]):
+    """Those that sign no more."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveWebhook(Write[bool]):
     """With what waits for it. False where there is none."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
@@ -162,6 +163,16 @@ async def test_after_a_rotation_both_secrets_sign_until_the_former_ones_end(outb
         _, headers, body = outbox.receivers.sent[-1]
         assert (is_signed(new, headers, body), is_signed(old, headers, body)) == (True, by_old)
         outbox.clock.now_ms += 1000
+
+
+async def test_a_secret_that_signs_no_more_is_kept_no_longer(outbox: Outbox) -> None:
+    account = await account_of(outbox, "acc", old := new_secret())
+    kept = Query("SELECT former_secret FROM webhooks WHERE receiver = 'acc'")
+    await outbox.store.write(RotateSecret(account, new_secret(), outbox.clock() + 2 * HOUR_MS))
+    for passed_ms, former in ((0, old), (HOUR_MS, old), (HOUR_MS - 1, old), (HOUR_MS, None)):
+        outbox.clock.now_ms += passed_ms
+        await outbox.deliveries.forget_former_secrets()
+        assert [tuple(row) for row in await outbox.store.read(kept)] == [(former,)]
 
 
 @pytest.mark.parametrize("status", [None, 100, 199, 300, 302, 400, 404, 410, 429, 500, 503])

@@ -12,6 +12,7 @@ from mcp_gateway.core.webhooks.outbox import (
     DueDeliveries,
     EndDelivery,
     EventsDropped,
+    ForgetFormerSecrets,
     OutboxGrew,
     PutOffDelivery,
     PutWebhook,
@@ -43,6 +44,9 @@ _PUT = "UPDATE webhooks SET url = ? WHERE receiver = ?"
 _NEW = "INSERT INTO webhooks VALUES (?, ?, ?, ?, NULL, NULL)"
 _ROTATE = """
 UPDATE webhooks SET former_secret = secret, former_until_ms = ?, secret = ? WHERE receiver = ?
+"""
+_FORGET_FORMER = """
+UPDATE webhooks SET former_secret = NULL, former_until_ms = NULL WHERE former_until_ms <= ?
 """
 _REMOVE_WAITING = "DELETE FROM webhook_outbox WHERE receiver = ?"
 _REMOVE = "DELETE FROM webhooks WHERE receiver = ?"
@@ -162,6 +166,10 @@ def _rotate(transaction: Transaction, write: RotateSecret) -> bool:
     return bool(transaction.execute(_ROTATE, (write.former_until_ms, write.secret, write.account_id)))
 
 
+def _forget_former(transaction: Transaction, write: ForgetFormerSecrets) -> None:
+    transaction.execute(_FORGET_FORMER, (write.now_ms,))
+
+
 def _remove(transaction: Transaction, write: RemoveWebhook) -> bool:
     transaction.execute(_REMOVE_WAITING, (write.account_id,))
     return bool(transaction.execute(_REMOVE, (write.account_id,)))
@@ -206,6 +214,7 @@ EXECUTORS = Executors(
         SetOperatorWebhook: _set_operator,
         PutWebhook: _put,
         RotateSecret: _rotate,
+        ForgetFormerSecrets: _forget_former,
         RemoveWebhook: _remove,
         SetLowBalance: _set_low_balance,
         EndDelivery: _end,

@@ -1,11 +1,14 @@
-"""GET /admin/audit: who changed what of the operator's, by command or over HTTP."""
+"""GET /admin/audit, also as CSV and lines of JSON: who changed what of the operator's, by command or over HTTP."""
 
 import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import JsonValue, model_validator
 
-from http_api.operations import Asked, Nothing, Told
+from http_api.exports import Format, export, format_of, most_of, paged
+from http_api.operations import Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Moment, whole_day
 from mcp_gateway.core.audit.log import ActorKind, AuditEntry, AuditFilter, AuditLog
@@ -21,6 +24,7 @@ class AuditQuery(PageQuery):
     by: str | None = None
     since: Moment | None = None
     until: Moment | None = None
+    format: Format | None = None
 
 
 class AuditActor(Told):
@@ -54,12 +58,27 @@ class Audit:
     def __init__(self, log: AuditLog) -> None:
         self._log = log
 
-    async def list(self, asked: Asked[AuditQuery, Nothing]) -> AuditPageAnswer:
+    async def list(self, asked: Asked[AuditQuery, Nothing]) -> AuditPageAnswer | Streamed:
         query = asked.query
         wanted = AuditFilter(query.action, query.subject, query.by, query.since, query.until)
-        before_id = None if query.cursor is None else int(query.cursor)
-        entries = await self._log.page(wanted, before_id=before_id, limit=query.limit + 1)
-        return page_of(AuditPageAnswer, entries, query.limit, lambda entry: str(entry.id), _object)
+        if (form := format_of(asked)) != "json":
+            return export("audit", form, AuditObject, self._all(wanted, query))
+        entries = await self._page(wanted, query.cursor, query.limit + 1)
+        return page_of(AuditPageAnswer, entries, query.limit, _id_of, _object)
+
+    def _all(self, wanted: AuditFilter, query: AuditQuery) -> AsyncIterator[Sequence[Told]]:
+        async def shown_of(_: Sequence[AuditEntry]) -> Callable[[AuditEntry], Told]:
+            return _object
+
+        read = partial(self._page, wanted)
+        return paged(read, _id_of, shown_of, after=query.cursor, most=most_of(query))
+
+    async def _page(self, wanted: AuditFilter, after: str | None, limit: int) -> Sequence[AuditEntry]:
+        return await self._log.page(wanted, before_id=None if after is None else int(after), limit=limit)
+
+
+def _id_of(entry: AuditEntry) -> str:
+    return str(entry.id)
 
 
 def _object(entry: AuditEntry) -> AuditObject:

@@ -32,6 +32,7 @@ from http_api.admin.users import (
     UsersDoor,
     UsersQuery,
 )
+from http_api.exports import MEDIA_TYPES as EXPORTED
 from http_api.keys import RevokeQuery, Rotation
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
 from http_api.people import DeletedUser, OneTimeSecretObject
@@ -119,6 +120,7 @@ def _audit(audit: Audit) -> AnyOperation:
         summary="List what was changed, by whom, when and from where, the newest first.",
         query=AuditQuery,
         answer=AuditPageAnswer,
+        media_types=EXPORTED,
         handle=audit.list,
     )
 

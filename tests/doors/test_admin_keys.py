@@ -1,5 +1,7 @@
 """Administrators' keys: what they open, what they do not, and how they end."""
 
+import csv
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -129,3 +131,8 @@ async def test_what_is_changed_beside_the_server_is_told_by_whom(door: Door) -> 
     rest = await door.get(f"/v1/admin/audit?subject={account.id}&cursor={page['next_cursor']}", admin)
     assert rest.json()["data"] == told["data"][1:]
     assert error_of(await door.get("/v1/admin/audit?limit=0", admin))["param"] == "limit"
+    lines = await door.get(f"/v1/admin/audit?subject={account.id}&format=jsonl", admin)
+    assert [json.loads(line) for line in lines.text.splitlines()] == told["data"]
+    table = await door.http.get(f"/v1/admin/audit?subject={account.id}", headers=bearer(admin) | {"accept": "text/csv"})
+    assert table.headers["content-disposition"] == 'attachment; filename="audit.csv"'
+    assert [row["action"] for row in csv.DictReader(table.text.splitlines())] == [row["action"] for row in told["data"]]

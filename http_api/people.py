@@ -145,24 +145,21 @@ class PeopleDoor:
         self._cookie = cookie
 
     async def register(self, asked: Asked[Query, RegisterBody]) -> Answered[SignedInObject]:
-        self._count(asked)
+        address = self._count(asked)
         email = canonical_email(asked.body.email)
         signed = await self._sign_in.register(
-            email,
-            asked.body.password,
-            secret=asked.body.token,
-            counted_as=counted_as(asked.context.address),
-            **_from(asked),
+            email, asked.body.password, secret=asked.body.token, counted_as=address, **_from(asked)
         )
+        self._sign_ins.succeed(email, address)
         return self._signed_in(signed)
 
     async def login(self, asked: Asked[Query, LoginBody]) -> Answered[SignedInObject]:
-        self._count(asked)
+        address = self._count(asked)
         email = read_email(asked.body.email)
         name = email or asked.body.email  # what is no address is counted like an unknown one
-        self._sign_ins.begin(name)
+        self._sign_ins.begin(name, address)
         signed = await self._sign_in.sign_in(email, asked.body.password, **_from(asked))
-        self._sign_ins.succeed(name)
+        self._sign_ins.succeed(name, address)
         return self._signed_in(signed)
 
     async def logout(self, asked: Asked[Query, Nothing]) -> Answered[EndedSessions]:
@@ -227,14 +224,16 @@ class PeopleDoor:
         return told_once(await self._sign_in.let_choose_password(caller.user, caller.account_id, user_id))
 
     async def _change_password(self, asked: Asked[Query, PasswordBody]) -> None:
-        user = asked.caller.user
-        self._sign_ins.begin(user.user_id)
+        user, address = asked.caller.user, counted_as(asked.context.address)
+        self._sign_ins.begin(user.user_id, address)
         await self._sign_in.change_password(user, asked.body.current_password or "", asked.body.password)
-        self._sign_ins.succeed(user.user_id)
+        self._sign_ins.succeed(user.user_id, address)
 
-    def _count(self, asked: Asked[Any, Any]) -> None:
+    def _count(self, asked: Asked[Any, Any]) -> str:
+        """The address that it is counted by."""
         address = counted_as(asked.context.address)
         self._sign_ins.count_address(address, site_of(address))
+        return address
 
     def _signed_in(self, signed: SignedIn) -> Answered[SignedInObject]:
         told = SignedInObject(

@@ -19,10 +19,10 @@ def wall() -> Clock:
     return Clock()
 
 
-def wait_of(sign_ins: SignIns, name: str) -> int:
+def wait_of(sign_ins: SignIns, name: str, address: str = "192.0.2.9") -> int:
     """How long the next try has to wait; 0 for one that was let through, and counts as failed."""
     try:
-        sign_ins.begin(name)
+        sign_ins.begin(name, address)
     except GatewayError as refusal:
         return (refusal.retry_after_s or 0) if refusal.code == "too_many_sign_ins" else -1
     return 0
@@ -51,10 +51,26 @@ def test_names_count_apart_and_success_or_an_hour_forgets(wall: Clock) -> None:
     for _ in range(6):
         wait_of(sign_ins, "ann")
     assert wait_of(sign_ins, "bob") == 0
-    sign_ins.succeed("ann")
+    sign_ins.succeed("ann", "192.0.2.1")
     assert [wait_of(sign_ins, "ann") for _ in range(6)] == [0] * 5 + [1]
     wall.now_s += 3601
     assert [wait_of(sign_ins, "ann") for _ in range(6)] == [0] * 5 + [1]
+
+
+def test_who_tries_from_elsewhere_keeps_nobody_out_at_an_address_from_which_they_have_come_in(wall: Clock) -> None:
+    sign_ins = SignIns(wall)
+    sign_ins.begin("ann", "192.0.2.1")
+    sign_ins.succeed("ann", "192.0.2.1")
+    for number in range(31):
+        wall.now_s += wait_of(sign_ins, "ann", f"198.51.100.{number}")
+    assert wait_of(sign_ins, "ann", "192.0.2.2") > 0
+    assert [wait_of(sign_ins, "ann", "192.0.2.1") for _ in range(6)] == [0] * 5 + [1], "its own count"
+    wall.now_s += 1
+    sign_ins.begin("ann", "192.0.2.1")
+    sign_ins.succeed("ann", "192.0.2.1")
+    assert wait_of(sign_ins, "ann", "192.0.2.1") == 0
+    assert wait_of(sign_ins, "ann", "192.0.2.2") > 0, "others gain nothing by it"
+    assert wait_of(sign_ins, "bob", "192.0.2.1") == 0
 
 
 def test_an_address_has_twenty_tries_in_a_clock_minute(wall: Clock) -> None:
@@ -75,7 +91,8 @@ def test_a_flood_of_names_and_addresses_is_kept_within_bounds(wall: Clock, monke
     sign_ins = SignIns(wall)
     for number in range(100):
         wait_of(sign_ins, f"user {number}")
-    assert len(sign_ins._failures) == 10
+        sign_ins.succeed(f"user {number - 50}", "192.0.2.1")
+    assert len(sign_ins._failures) == len(sign_ins._familiar) == 10
     for number in range(10):
         sign_ins.count_address(f"address {number}")
     with pytest.raises(GatewayError):

@@ -396,6 +396,16 @@ async def test_after_five_failures_a_user_waits_known_or_not_and_a_thousand_at_o
         assert int((await login(door, address)).headers["retry-after"]) == 2
 
 
+async def test_a_user_comes_in_from_where_they_came_in_before_whoever_tries_elsewhere(door: Door) -> None:
+    address, home = (await registered(door))["user"]["email"], {"x_forwarded_for": "203.0.113.200"}
+    assert (await login(door, address, **home)).status_code == 200
+    for _ in range(5):
+        assert (await login(door, address, "x" * 20)).status_code == 401
+    assert code_of(await login(door, address)) == (429, "too_many_sign_ins")
+    assert (await login(door, address, **home)).status_code == 200
+    assert code_of(await login(door, address)) == (429, "too_many_sign_ins")
+
+
 async def test_the_right_password_forgets_the_failures(door: Door) -> None:
     address = (await registered(door))["user"]["email"]
     for _ in range(3):

@@ -6,7 +6,9 @@ All in memory and without awaits, so that a thousand tries at once count as a th
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import ceil
+from secrets import token_bytes
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.use import MINUTE_S
@@ -24,7 +26,7 @@ _MOST = 100_000
 
 @dataclass(slots=True)
 class _Failures:
-    """Of one name: how many in a row, and when the last was."""
+    """In a row: how many, and when the last was."""
 
     count: int = 0
     last_at_s: float = 0.0
@@ -38,12 +40,19 @@ class _Failures:
 
 
 class SignIns:
-    """Counts tries by name, whether there is such a user or not, and by address."""
+    """Counts tries by name, whether there is such a user or not, and by address.
+
+    An address from which a name has come in before has a count of its own for that name: whoever tries elsewhere, each
+    time that a wait is over, keeps nobody out there.
+    """
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
-        """By name, the one that failed the longest ago first."""
+        """By name or a familiar hash, the one that failed the longest ago first."""
+        self._familiar: OrderedDict[str, None] = OrderedDict()
+        """Hashes of names with the addresses from which they have come in, the latest last."""
+        self._hash_key = token_bytes(16)
         self._tries: dict[str, int] = {}
         """By address and by site, in this minute."""
         self._minute = -1
@@ -60,13 +69,13 @@ class SignIns:
         for place in counted:
             self._tries[place] = self._tries.get(place, 0) + 1
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, address: str) -> None:
         """Count a try as a failure until it is known to be none. Raises GatewayError `too_many_sign_ins`."""
-        now_s = self._now_s()
-        failures = self._failures.pop(name, None)
+        now_s, counted = self._now_s(), self._counted(name, address)
+        failures = self._failures.pop(counted, None)
         if failures is None or now_s - failures.last_at_s > _FORGOTTEN_AFTER_S:
             failures = _Failures()
-        self._failures[name] = failures
+        self._failures[counted] = failures
         if (wait_s := failures.wait_s(now_s)) > 0:
             raise _too_many(wait_s)
         failures.count += 1
@@ -74,9 +83,23 @@ class SignIns:
         if len(self._failures) > _MOST:
             self._failures.popitem(last=False)
 
-    def succeed(self, name: str) -> None:
-        """Forget the failures of a name whose password was right."""
-        self._failures.pop(name, None)
+    def succeed(self, name: str, address: str) -> None:
+        """The password was right: forget the failures that counted against it, and know the address from now on."""
+        self._failures.pop(self._counted(name, address), None)
+        hashed = self._hashed(name, address)
+        self._familiar.pop(hashed, None)
+        self._familiar[hashed] = None
+        if len(self._familiar) > _MOST:
+            self._familiar.popitem(last=False)
+
+    def _counted(self, name: str, address: str) -> str:
+        hashed = self._hashed(name, address)
+        return hashed if hashed in self._familiar else name
+
+    def _hashed(self, name: str, address: str) -> str:
+        """Which tells nobody who came in from where."""
+        shown = f"{address} {name}".encode(errors="backslashreplace")
+        return blake2b(shown, key=self._hash_key, digest_size=16).hexdigest()
 
 
 def _too_many(wait_s: float) -> GatewayError:

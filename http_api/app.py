@@ -14,6 +14,7 @@ from http_api.admin.keys import AccountKeysDoor
 from http_api.admin.money import MoneyDoor
 from http_api.admin.of_account import OfAccount
 from http_api.admin.reloads import Reloads
+from http_api.admin.service import ServiceDoor
 from http_api.admin.table import AdminEndpoints
 from http_api.admin.users import UsersDoor
 from http_api.any_server import AnyServer
@@ -195,7 +196,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
             gateway.published,
             gateway.pool,
             gateway.activity,
-            lambda: gateway.settings.incident,
+            lambda: gateway.notices.incident,
             now_ms,
             is_full=settings.public_stats == "full",
         ),
@@ -234,6 +235,7 @@ def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
         configuration=Configuration(lambda: gateway.settings),
         audit=Audit(gateway.audit),
         reloads=Reloads(gateway.reload),
+        service=ServiceDoor(gateway.notices, gateway.lifecycle, gateway.operator),
         accounts=AccountsDoor(gateway.accounts, gateway.ledger, gateway.operator),
         keys=AccountKeysDoor(
             gateway.keys, gateway.mint, gateway.idempotency, _key_objects(gateway), gateway.operator, now_ms

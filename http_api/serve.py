@@ -31,9 +31,9 @@ _LEAVE_S = 5
 class DrainingServer(uvicorn.Server):
     """Announces its end before it closes the port: uvicorn alone would refuse connections at once.
 
-    SIGTERM: `announce_s` of 503 `draining`, then uvicorn's own shutdown, which lets running answers finish; those that
-    take longer than `drain_timeout_s` are hung up on. SIGINT (a person at a terminal) skips the announcement; a second
-    one ends at once.
+    SIGTERM, or an administrator's request: `announce_s` of 503 `draining`, then uvicorn's own shutdown, which lets
+    running answers finish; those that take longer than `drain_timeout_s` are hung up on. SIGINT (a person at a
+    terminal) skips the announcement; a second one ends at once.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class DrainingServer(uvicorn.Server):
             self._exit_at_s = time.monotonic() + (self._announce_s if sig == signal.SIGTERM else 0)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._exit_at_s is None and self._lifecycle.is_asked_to_end:
+            self._exit_at_s = time.monotonic() + self._announce_s
         if self._exit_at_s is not None:
             if self._lifecycle.is_ready:
                 logger.info("draining: new requests are refused, %d are in flight", self._lifecycle.in_flight)

@@ -33,6 +33,10 @@ AREAS: dict[str, Area] = {
                 "tests/core/test_audit.py",
                 "tests/test_audit_command.py",
             ],
+            "Maintenance, the incident and the end are switched over HTTP and by commands, each switch is noted, and what is switched holds over restarts.": [
+                "tests/doors/test_admin_service.py",
+                "tests/test_service_command.py",
+            ],
             "The configuration is read again without losing a request, and a bad one changes nothing.": [
                 "tests/doors/test_reload.py",
             ],

@@ -8,10 +8,7 @@ from pydantic import JsonValue
 from http_api.operations import Asked, Nothing, Told
 from http_api.query import Query
 from mcp_gateway.core.config import Settings
-
-_MASK = "**********"
-_MASKED_VALUES = frozenset({"headers"})
-"""Tables whose values may be secrets, whatever their names."""
+from mcp_gateway.core.masked_settings import masked
 
 
 class ConfigObject(Told):
@@ -36,35 +33,17 @@ class Configuration:
         self._settings = settings
 
     async def config(self, asked: Asked[Query, Nothing]) -> ConfigObject:
-        return ConfigObject(object="config", settings=_masked(self._settings()))
+        return ConfigObject(object="config", settings=masked(self._settings()))
 
     async def models(self, asked: Asked[Query, Nothing]) -> EntryList:
-        return _list(_masked(self._settings())["models"])
+        return _list(masked(self._settings())["models"])
 
     async def prices(self, asked: Asked[Query, Nothing]) -> EntryList:
         """Of each model, and of each of its candidates that has prices of its own."""
-        return _list([_prices_of(model) for model in _masked(self._settings())["models"]])
+        return _list([_prices_of(model) for model in masked(self._settings())["models"]])
 
     async def providers(self, asked: Asked[Query, Nothing]) -> EntryList:
-        return _list(_masked(self._settings())["providers"])
-
-
-def _masked(settings: Settings) -> dict[str, Any]:
-    masked: dict[str, Any] = _without_values(settings.model_dump(mode="json"))
-    return masked
-
-
-def _without_values(tree: Any) -> Any:
-    """The tree without the values of tables that may hold secrets; pydantic masks what is a secret by its type."""
-    if isinstance(tree, list):
-        return [_without_values(one) for one in tree]
-    if not isinstance(tree, dict):
-        return tree
-    return {
-        name: dict.fromkeys(inner, _MASK) if name in _MASKED_VALUES and isinstance(inner, dict)
-        else _without_values(inner)
-        for name, inner in tree.items()
-    }  # fmt: skip
+        return _list(masked(self._settings())["providers"])
 
 
 def _prices_of(model: dict[str, Any]) -> dict[str, Any]:

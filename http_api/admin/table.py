@@ -21,6 +21,7 @@ from http_api.admin.keys import (
 from http_api.admin.money import EntryBody, EntryObject, GrantBody, MoneyDoor
 from http_api.admin.of_account import OfAccount
 from http_api.admin.reloads import ReloadObject, Reloads
+from http_api.admin.service import IncidentBody, MaintenanceBody, ServiceDoor, ServiceObject
 from http_api.admin.users import (
     AdministeredUser,
     AdministeredUserPage,
@@ -48,6 +49,7 @@ class AdminEndpoints:
     configuration: Configuration
     audit: Audit
     reloads: Reloads
+    service: ServiceDoor
     accounts: AccountsDoor
     keys: AccountKeysDoor
     users: UsersDoor
@@ -67,6 +69,7 @@ def admin_operations(run: AdminEndpoints, own: Iterable[AnyOperation]) -> list[A
         *_configuration(run.configuration),
         _audit(run.audit),
         _reload(run.reloads),
+        *_service(run.service),
         *_accounts(run.accounts),
         *_keys(run.keys),
         *_users(run.users),
@@ -175,6 +178,58 @@ def _reload(reloads: Reloads) -> AnyOperation:
         handle=reloads.reload,
         refuses=frozenset({"invalid_value"}),
     )
+
+
+def _service(service: ServiceDoor) -> list[AnyOperation]:
+    unavailable: frozenset[Code] = frozenset({"ledger_unavailable"})
+    return [
+        _row(
+            method="GET",
+            path="/admin/service",
+            name="admin_service",
+            summary="Tell of the whole service: maintenance, incident, draining, and how many answers are open.",
+            answer=ServiceObject,
+            handle=service.get,
+        ),
+        _row(
+            method="PUT",
+            path="/admin/maintenance",
+            name="admin_switch_maintenance",
+            summary="Refuse every new request with 503 `maintenance`, or take them again.",
+            body=MaintenanceBody,
+            answer=ServiceObject,
+            handle=service.put_maintenance,
+            refuses=unavailable,
+        ),
+        _row(
+            method="PUT",
+            path="/admin/incident",
+            name="admin_tell_incident",
+            summary="Tell an incident on the status page.",
+            body=IncidentBody,
+            answer=ServiceObject,
+            handle=service.put_incident,
+            refuses=unavailable,
+        ),
+        _row(
+            method="DELETE",
+            path="/admin/incident",
+            name="admin_remove_incident",
+            summary="Tell the incident no more.",
+            answer=ServiceObject,
+            handle=service.remove_incident,
+            refuses=unavailable,
+        ),
+        _row(
+            method="POST",
+            path="/admin/drain",
+            name="admin_drain",
+            summary="Take no new requests, let those that run finish, and end the process, as at SIGTERM.",
+            answer=ServiceObject,
+            statuses=(202,),
+            handle=service.drain,
+        ),
+    ]
 
 
 def _accounts(accounts: AccountsDoor) -> list[AnyOperation]:

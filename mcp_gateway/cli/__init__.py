@@ -31,6 +31,7 @@ from mcp_gateway.cli.desk import (
 from mcp_gateway.cli.reconcile import reconcile_ledger
 from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.cli.revenue import show_revenue
+from mcp_gateway.cli.service import switch_maintenance, tell_incident
 from mcp_gateway.core.config import ConfigError, Settings, file_in_force, load_settings, passed_over
 from mcp_gateway.core.gateway import DATABASE, Desk
 from mcp_gateway.core.ledger.pending import PENDING
@@ -123,6 +124,8 @@ def _desk_options(config: Path | None, settings: Settings) -> str:
 
 
 app.command("revenue")(show_revenue)
+app.command("maintenance")(switch_maintenance)
+app.command("incident")(tell_incident)
 
 
 @ledger.command("check")

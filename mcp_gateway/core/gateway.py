@@ -84,9 +84,19 @@ from mcp_gateway.core.policy.watched_file import WatchedFile
 from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.provider_keys import read_keys
 from mcp_gateway.core.reloadable import Reloaded
-from mcp_gateway.core.reloading import Configured, Publishing, Reloading, dialects_of, most_keys, priors_of, sources_of
+from mcp_gateway.core.reloading import (
+    Configured,
+    Publishing,
+    Reloading,
+    dialects_of,
+    most_keys,
+    notice_in,
+    priors_of,
+    sources_of,
+)
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
+from mcp_gateway.core.service_notice import ServiceNotices
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.restore import check_log
 from mcp_gateway.core.store.sqlite.sole import alone, sole_server
@@ -154,6 +164,7 @@ class Gateway:
     accounts: Accounts
     audit: AuditLog
     webhooks: Webhooks
+    notices: ServiceNotices
     operator: Callable[[Actor], "OperatorDesk"]
     reload: Callable[[Actor], Awaitable[Reloaded]]
     """Read the configuration again. Raises GatewayError `invalid_value` for one that cannot be used."""
@@ -260,7 +271,9 @@ async def open_gateway(
         store = await stack.enter_async_context(_open_store(settings, clock.now_ms, _timed(sync_data, metrics)))
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
-        lifecycle = Lifecycle(is_in_maintenance=settings.maintenance)
+        lifecycle = Lifecycle()
+        notices = ServiceNotices(store, lifecycle, notice_in(settings))
+        await notices.begin()
         activity = Activity(now_ms)
         refusals = Refusals(lambda code: metrics.refusals.labels(code).inc(), counted_as)
         await activity.restore(store)
@@ -345,7 +358,7 @@ async def open_gateway(
             store,
             upstreams,
             publishing,
-            Configured(inference.parts, published, pool, authenticator, keys, outcomes, lifecycle),
+            Configured(inference.parts, published, pool, authenticator, keys, outcomes, notices),
         )
         orders = Orders(store, ledger, leases, partial(_written_by, store), reloading.ordered, now_ms=now_ms)
         till = stack.enter_context(_till(settings))
@@ -401,6 +414,7 @@ async def open_gateway(
             operator=partial(_operator_desk, store, settings, keys, known_keys),
             reload=reloading.reload,
             webhooks=_webhooks(store, settings),
+            notices=notices,
         )
         _watch_tool_servers(tool_servers, metrics)
         if settings.users.insecure_cookie:

@@ -19,10 +19,12 @@ class Phase(StrEnum):
 class Lifecycle:
     """Where the gateway stands between start and end, and what is still running in it."""
 
-    def __init__(self, *, is_in_maintenance: bool = False) -> None:
+    def __init__(self) -> None:
         self.phase = Phase.STARTING
-        self.is_in_maintenance = is_in_maintenance
+        self.is_in_maintenance = False
         self.has_begun_draining = asyncio.Event()
+        self.is_asked_to_end = False
+        """By an administrator: whoever serves begins to drain, as at SIGTERM."""
         self.loops = Loops()
         self.cohort = Cohort()
         """Of the answers in flight, those that go on together."""

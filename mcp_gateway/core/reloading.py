@@ -16,13 +16,14 @@ from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.inference.parts import Parts
-from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.masked_settings import differing_values
 from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.provider_keys import read_keys
 from mcp_gateway.core.provider_settings import row_of
 from mcp_gateway.core.reloadable import Reloaded, compare, taken_over
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
+from mcp_gateway.core.service_notice import ServiceNotice, ServiceNotices
 from mcp_gateway.core.upstream.configured import Upstreams
 from mcp_gateway.core.upstream.pool import Pool
 
@@ -46,6 +47,10 @@ def most_keys(settings: Settings) -> KeysPerAccount:
         limits.minted_keys_per_account,
         limits.minted_keys_per_minute,
     )
+
+
+def notice_in(settings: Settings) -> ServiceNotice:
+    return ServiceNotice(settings.maintenance, settings.incident)
 
 
 def priors_of(settings: Settings) -> dict[str, Mapping[PromptTask, float]]:
@@ -93,7 +98,7 @@ class Configured(NamedTuple):
     authenticator: Authenticator
     keys: KeyRing
     outcomes: OutcomeBook
-    lifecycle: Lifecycle
+    notices: ServiceNotices
 
 
 class Reloading:
@@ -135,9 +140,10 @@ class Reloading:
                 raise GatewayError("invalid_value", str(error)) from None
             told = compare(before, wanted)
             await self._discover_new(upstreams)
-            action = NoteAction(by, "config.reload", "configuration", None, told.as_object())
+            was, now = differing_values(before, settings, told.changed)
+            action = NoteAction(by, "config.reload", "configuration", was, {**told.as_object(), "values": now})
             noted = self._store.write(action, in_outage="keep")
-            self._swap(settings, upstreams, is_switched="maintenance" in told.changed)
+            self._swap(settings, upstreams)
             await self._wait_for(noted)
             logger.info("the configuration was read again; changed: %s", ", ".join(told.changed) or "nothing")
             if told.needs_restart:
@@ -163,9 +169,9 @@ class Reloading:
         except GatewayError:
             logger.warning("that the configuration was read again is noted once the database takes it")
 
-    def _swap(self, settings: Settings, upstreams: Upstreams, *, is_switched: bool) -> None:
+    def _swap(self, settings: Settings, upstreams: Upstreams) -> None:
         """Without a wait, so that no request sees one half of it."""
-        parts, published, pool, authenticator, keys, outcomes, lifecycle = self._configured
+        parts, published, pool, authenticator, keys, outcomes, notices = self._configured
         parts.settings = self._publishing.settings = settings
         upstreams.take_over()
         parts.targets = parts.auto_router.targets = parts.targets.but(dialects_of(settings))
@@ -173,7 +179,6 @@ class Reloading:
         authenticator.configure(settings.guests, settings.limits)
         keys.allow(most_keys(settings))
         outcomes.expect(priors_of(settings))
-        if is_switched:
-            lifecycle.is_in_maintenance = settings.maintenance
+        notices.configure(notice_in(settings))
         pool.replace(upstreams.backends.values() or [pool.demo], upstreams.providers)
         self._upstreams = upstreams

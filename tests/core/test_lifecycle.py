@@ -28,7 +28,8 @@ def test_work_is_taken_only_while_ready() -> None:
 
 
 def test_maintenance_refuses_work_while_ready() -> None:
-    lifecycle = Lifecycle(is_in_maintenance=True)
+    lifecycle = Lifecycle()
+    lifecycle.is_in_maintenance = True
     lifecycle.phase = Phase.READY
     with pytest.raises(GatewayError, match="maintenance"):
         lifecycle.check_open()

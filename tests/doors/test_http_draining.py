@@ -14,10 +14,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.config import Settings
+from mcp_gateway.core.gateway import DATABASE, open_desk
 from tests.patience import PATIENCE_S, becomes
 from tests.replaying import DONE, ReplayingBackend
-from tests.serving import error_of
+from tests.serving import bearer, error_of
 
 pytestmark = pytest.mark.program
 
@@ -118,6 +119,23 @@ async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_or
     assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{gateway.url}/health")
+
+
+async def test_an_administrator_ends_it_as_sigterm_does(tmp_path: Path) -> None:
+    async with open_desk(Settings(data_dir=tmp_path)) as desk:
+        _, admin = await desk.admin_keys.create("operator")
+    async with (
+        program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="1") as gateway,
+        httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http,
+    ):
+        running = asyncio.create_task(http.post("/v1/chat/completions", json=chat("demo/paced", 200, is_stream=False)))
+        await becomes(lambda: http.get("/metrics"), lambda metrics: "gateway_in_flight 1.0" in metrics.text)
+        asked = await http.post("/v1/admin/drain", headers=bearer(admin))
+        assert (asked.status_code, asked.json()["draining"], asked.json()["in_flight"]) == (202, True, 1)
+        assert (await running).json()["usage"]["completion_tokens"] == 200
+        status, log = await gateway.exit()
+    assert status == 0
+    assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
 
 
 async def test_what_runs_longer_than_it_may_is_cut_off_and_accounted_for_and_the_process_ends(tmp_path: Path) -> None:

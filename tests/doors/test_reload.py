@@ -195,7 +195,31 @@ async def test_it_is_noted_who_had_it_read(served: Reloaded) -> None:
     assert (await desk.server.reload())["changed"] == []
     told = (await served.door.get("/v1/admin/audit?action=config.reload", served.admin)).json()["data"]
     assert [row["by"]["kind"] for row in told] == ["shell", "admin_key"]
-    assert told[1]["after"] == {"changed": ["incident"], "needs_restart": []}
+    assert told[1]["before"] == {"incident": None}
+    assert told[1]["after"] == {"changed": ["incident"], "needs_restart": [], "values": {"incident": "x"}}
+    assert (told[0]["before"], told[0]["after"]["values"]) == ({}, {})
+
+
+async def test_of_what_was_changed_it_is_noted_how_it_was_and_is_without_secrets(served: Reloaded) -> None:
+    far = {"name": "far", "kind": "openai", "base_url": "http://127.0.0.1:9", "auth": "none"}
+    await served.reload(providers=[far | {"headers": {"x-team": "first-secret"}}], models=[FREE, PRICED])
+    changed = {"models": [FREE, DEAR], "guests": {"max_tokens": 9}, "vllm_api_key": "second-secret"}
+    await served.reload(providers=[far | {"headers": {"x-team": "third-secret"}}], **changed)
+    noted = (await served.door.get("/v1/admin/audit?action=config.reload", served.admin)).json()["data"][0]
+    was, now = noted["before"], noted["after"]["values"]
+    assert list(was) == list(now) == noted["after"]["changed"]
+    assert {name: entries.keys() for name, entries in now.items() if isinstance(entries, dict)} == {
+        "providers": {"far"}, "models": {PRICED["id"]}
+    }  # fmt: skip
+    prices = [told["models"][PRICED["id"]]["pricing"]["prompt"] for told in (was, now)]
+    assert prices == [PRICED["pricing"]["prompt"], DEAR["pricing"]["prompt"]]
+    assert (was["vllm_api_key"], now["vllm_api_key"], now["guests.max_tokens"]) == (None, "**********", 9)
+    assert now["providers"]["far"]["headers"] == {"x-team": "**********"}
+    assert "secret" not in str(noted)
+    removed = (await served.reload(models=[FREE])).json()["changed"]
+    last = (await served.door.get("/v1/admin/audit?action=config.reload", served.admin)).json()["data"][0]
+    assert "models" in removed
+    assert (list(last["before"]["models"]), last["after"]["values"]["models"]) == ([PRICED["id"]], {})
 
 
 async def test_without_a_server_there_is_nobody_to_read_it(served: Reloaded, monkeypatch: pytest.MonkeyPatch) -> None:

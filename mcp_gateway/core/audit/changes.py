@@ -34,6 +34,7 @@ from mcp_gateway.core.ledger.entries import Grant, Move, WalletOf, WalletState
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.payments.auto_topups import SwitchOffAutoTopUp
 from mcp_gateway.core.routing.outcomes import ImportOutcomes
+from mcp_gateway.core.service_notice import NoticeKept, ServiceNotice, SwitchMaintenance, TellIncident
 from mcp_gateway.core.webhooks.outbox import (
     PutWebhook,
     RemoveWebhook,
@@ -135,6 +136,10 @@ def _auto_topup_off(write: SwitchOffAutoTopUp) -> Said:
     return Said("account.auto_topup", write.account_id, details=lambda is_off: told if is_off else None)
 
 
+def _of_service(action: str) -> Said:
+    return Said(action, "gateway", NoticeKept(), _notice)
+
+
 def _imported(write: ImportOutcomes) -> Said:
     told = {"models": sorted({count.model_id for count in write.counts})[:_MOST_TOLD], "replaced": write.in_place}
     return Said("routing.import", "outcomes", details=lambda _: told)
@@ -162,6 +167,8 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     LetAccountProxy: lambda write: _of_account("account.proxy", write.account_id),
     AttributeAccount: lambda write: _of_account("account.attribution", write.account_id),
     SetZone: _zoned,
+    SwitchMaintenance: lambda _: _of_service("service.maintenance"),
+    TellIncident: lambda _: _of_service("service.incident"),
     SwitchOffAutoTopUp: _auto_topup_off,
     CreateKey: lambda write: _of_key("key.create", write.key.id),
     ChangeKey: lambda write: _of_key("key.change", write.key_id),
@@ -185,6 +192,10 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     RemoveWebhook: lambda write: _of_webhook("webhook.delete", write.account_id, "deleted", None),
     SetLowBalance: _marked,
 }
+
+
+def _notice(notice: ServiceNotice) -> dict[str, Any]:
+    return {"maintenance": notice.is_in_maintenance, "incident": notice.incident}
 
 
 def _account(account: Account) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, Leas
 from mcp_gateway.core.ledger.entries import HeldOf, Move
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger, check_can_own
+from mcp_gateway.core.service_notice import SwitchMaintenance, TellIncident
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +32,15 @@ _POLL_S = 0.05
 _BY = "by"
 """Among what is asked: who left the order."""
 
-Kind = Literal["move", "make_budgets", "end_budget", "set_zone", "give_back", "tell_held", "reload"]
-Lowering = Move | MakeBudgets | EndBudget | SetZone
-"""What may lower what is spent."""
-_KINDS: dict[type[Lowering], Kind] = {
+Kind = Literal[
+    "move", "make_budgets", "end_budget", "set_zone", "switch_maintenance", "tell_incident", "give_back", "tell_held",
+    "reload",
+]  # fmt: skip
+Ordered = Move | MakeBudgets | EndBudget | SetZone | SwitchMaintenance | TellIncident
+"""What may lower what may be spent, and what the server goes by from one moment to the next."""
+_KINDS: dict[type[Ordered], Kind] = {
     Move: "move", MakeBudgets: "make_budgets", EndBudget: "end_budget", SetZone: "set_zone",
+    SwitchMaintenance: "switch_maintenance", TellIncident: "tell_incident",
 }  # fmt: skip
 
 
@@ -147,7 +152,7 @@ class Orders:
             told = _told(order)
             if order.kind == "reload":
                 return await self._reload_for(order, told[_BY])
-            store, asked = self._written_by(told.pop(_BY)), _lowering(order.kind, told)
+            store, asked = self._written_by(told.pop(_BY)), _ordered(order.kind, told)
         except (LookupError, TypeError, orjson.JSONDecodeError):  # a command of another version
             return await self._store.write(_refused(order, "The running server does not know this order: restart it."))
         if isinstance(asked, MakeBudgets):
@@ -182,7 +187,7 @@ def _told(order: Order) -> dict[str, Any]:
     return told
 
 
-def _lowering(kind: Kind, asked: dict[str, Any]) -> Lowering:
+def _ordered(kind: Kind, asked: dict[str, Any]) -> Ordered:
     """Raises LookupError or TypeError for one that is none of ours."""
     if kind == "make_budgets":
         group = None if asked["group"] is None else BudgetGroup(*asked["group"])
@@ -221,7 +226,7 @@ class RunningServer:
         check_can_own(account_id)
         return bool(await self.decide(Move(account_id, "adjustment", amount_nano, reference, note)))
 
-    async def decide(self, write: Lowering) -> Any:
+    async def decide(self, write: Ordered) -> Any:
         """What comes of it. Raises Undecided, and what the write is refused with."""
         with self._alone() as is_alone:
             if is_alone:
@@ -232,7 +237,7 @@ class RunningServer:
             raise GatewayError(**refusal)
         return answer["outcome"]
 
-    async def _do(self, write: Lowering) -> Any:
+    async def _do(self, write: Ordered) -> Any:
         if isinstance(write, MakeBudgets):
             return await self._leases.make(write, self._store.write)
         if isinstance(write, EndBudget):

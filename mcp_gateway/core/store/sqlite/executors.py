@@ -18,6 +18,7 @@ from mcp_gateway.core.store.sql import (
     outcomes,
     payments,
     requests,
+    service_notice,
     users,
     webhooks,
 )
@@ -41,6 +42,7 @@ EXECUTORS = (
     | counters.EXECUTORS
     | orders.EXECUTORS
     | outcomes.EXECUTORS
+    | service_notice.EXECUTORS
     | users.EXECUTORS
     | identities.EXECUTORS
     | webhooks.EXECUTORS

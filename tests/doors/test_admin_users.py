@@ -88,7 +88,8 @@ async def test_whom_it_invites_registers_as_what_the_invitation_says(door: Door,
     )
     user = registered.json()["user"]
     assert (user["account_id"], user["role"], user["administrator"]) == (account_id, "viewer", True)
-    assert await admin.refused("POST", "invitations", {"account_id": "acc_none"}) == "not_found"
+    for unknown in ("acc_none", ""):
+        assert await admin.refused("POST", "invitations", {"account_id": unknown}) == "not_found"
     assert (await admin.done("POST", "invitations", {}))["token"].startswith("gw_invite_")
 
 

@@ -109,8 +109,8 @@ def _create(transaction: Transaction, write: CreatePerson) -> Person:
     if transaction.first("SELECT 1 FROM users WHERE email = ?", (new.email,)):
         raise email_taken()
     account = new.account if secret is None else secret.account_id or new.account
-    if isinstance(account, str) and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account,)):
-        raise unknown_account(account)
+    if isinstance(account, str):
+        _check_account(transaction, account)
     if new.only_first and transaction.first(_HAS_ACCOUNTS, (GUEST_ACCOUNT_ID,)):
         raise registration_closed()
     transaction.execute("DELETE FROM one_time_secrets WHERE sha256 = ?", (new.secret_sha256,))
@@ -300,6 +300,11 @@ def _person(row: Row) -> Person:
     )  # fmt: skip
 
 
+def _check_account(transaction: Transaction, account_id: str) -> None:
+    if not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)):
+        raise unknown_account(account_id)
+
+
 def _has_accounts(rows: Rows, _: HasAccounts) -> bool:
     return rows.first(_HAS_ACCOUNTS, (GUEST_ACCOUNT_ID,)) is not None
 
@@ -315,8 +320,8 @@ def _keep(transaction: Transaction, write: KeepSecret) -> bool:
         _check_may_let_in(transaction, secret.made_by)
     if secret.user_id is not None and person_by_id(transaction, PersonById(secret.user_id)) is None:
         raise GatewayError("not_found", "There is no such user.")
-    if secret.account_id and not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (secret.account_id,)):
-        raise unknown_account(secret.account_id)
+    if secret.account_id is not None:
+        _check_account(transaction, secret.account_id)
     open_ones = "SELECT COUNT(*) FROM one_time_secrets WHERE account_id = ? AND expires_at_ms > ?"
     ((count,),) = transaction.all(open_ones, (secret.account_id, write.now_ms))
     if count >= _MOST_INVITATIONS:

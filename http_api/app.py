@@ -1,5 +1,6 @@
 """What both doors are made of: every object, and what each request passes on its way, on one screen."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypedDict
 
@@ -43,7 +44,7 @@ from http_api.middleware.host_check import HostCheck
 from http_api.middleware.region_check import RegionCheck
 from http_api.models import Models
 from http_api.openapi import Document, with_issuer
-from http_api.operations import AnyOperation
+from http_api.operations import AnyOperation, Asked
 from http_api.operators import Operators
 from http_api.people import PeopleDoor
 from http_api.protected_resources import ProtectedResources
@@ -68,6 +69,7 @@ from mcp_gateway.core.hosts import Hosts
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
+from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.proxy_paths import ProxiedAs
 from mcp_gateway.core.surfaces import completions, embeddings
@@ -180,11 +182,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
         billing=Billing(gateway.ledger, gateway.statement, gateway.history, now_ms),
         statements=Statements(gateway.months, now_ms),
         topups=TopUps(gateway.payments, gateway.idempotency, settings.stripe, base_url=base_url),
-        auto_topups=AutoTopUpDoor(
-            gateway.auto_topups,
-            TopupTerms.of(settings.stripe, f"{base_url}/"),
-            is_offered=gateway.payments is not None and settings.stripe.auto_topup,
-        ),
+        auto_topups=_auto_topup_door(gateway, base_url, lambda _: gateway.auto_topups),
         webhooks=WebhookDoor(lambda _: gateway.webhooks),
         attribution=AttributionDoor(
             gateway.accounts, lambda: gateway.settings.attribution.user_headers, gateway.known_keys.catch_up
@@ -211,7 +209,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
             needs_token=settings.metrics_token is not None,
         ),
         welcome=Welcome(gateway.version),
-        admin=_admin_endpoints(gateway),
+        admin=_admin_endpoints(gateway, base_url),
     )
 
 
@@ -230,7 +228,15 @@ def _card_of(gateway: Gateway, *, has_sign_in: bool) -> ServerCard | None:
     )
 
 
-def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
+def _auto_topup_door(
+    gateway: Gateway, base_url: str, auto_topups_for: Callable[[Asked[Any, Any]], AutoTopUps]
+) -> AutoTopUpDoor:
+    settings = gateway.settings.stripe
+    is_offered = gateway.payments is not None and settings.auto_topup
+    return AutoTopUpDoor(auto_topups_for, TopupTerms.of(settings, f"{base_url}/"), is_offered=is_offered)
+
+
+def _admin_endpoints(gateway: Gateway, base_url: str) -> AdminEndpoints:
     return AdminEndpoints(
         configuration=Configuration(lambda: gateway.settings),
         audit=Audit(gateway.audit),
@@ -243,6 +249,7 @@ def _admin_endpoints(gateway: Gateway) -> AdminEndpoints:
         users=UsersDoor(gateway.sign_in.people, gateway.operator),
         admins=AdminsDoor(gateway.operator),
         money=MoneyDoor(gateway.operator, gateway.ledger, gateway.idempotency, now_ms),
+        auto_topups=_auto_topup_door(gateway, base_url, lambda asked: gateway.operator(actor_of(asked)).auto_topups),
         webhooks=WebhookDoor(lambda asked: gateway.operator(actor_of(asked)).webhooks),
         of_account=OfAccount(gateway.accounts),
     )

@@ -1,6 +1,7 @@
 """GET, PUT and DELETE /billing/auto-topup: by how much an account is topped up by itself, and when."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -8,7 +9,7 @@ from http_api.operations import Asked, Nothing, Told
 from http_api.query import Query
 from http_api.topups import usd_as_text
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.payments.auto_topups import AutoTopUps, AutoTopUpStanding
+from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 
 _Usd = Annotated[str, BeforeValidator(usd_as_text)]
@@ -53,29 +54,40 @@ class RemovedAutoTopUp(Told):
 
 
 class AutoTopUpDoor:
-    """`is_offered` is whether the operator lets accounts be charged so; what was set can be seen and removed anyway."""
+    """`is_offered` is whether the operator lets accounts be charged so; what was set can be seen and removed anyway.
 
-    def __init__(self, auto_topups: AutoTopUps, terms: TopupTerms, *, is_offered: bool) -> None:
-        self._auto_topups = auto_topups
+    `auto_topups_for` are those that who asks may change: what an administrator changes is noted.
+    """
+
+    def __init__(
+        self, auto_topups_for: Callable[[Asked[Any, Any]], AutoTopUps], terms: TopupTerms, *, is_offered: bool
+    ) -> None:
+        self._auto_topups_for = auto_topups_for
         self._terms = terms
         self._is_offered = is_offered
 
     async def get(self, asked: Asked[Query, Nothing]) -> AutoTopUpObject:
-        return self._object(await self._auto_topups.of(asked.caller.account_id))
+        return await self._told(asked)
 
     async def put(self, asked: Asked[Query, AutoTopUpBody]) -> AutoTopUpObject:
         if not self._is_offered:
             raise GatewayError("not_configured", "Accounts are not topped up by themselves on this gateway.")
-        account_id, body = asked.caller.account_id, asked.body
+        account_id, body = asked.about.account_id, asked.body
         terms = self._terms.auto_topup_of(
             threshold_usd=body.threshold_usd, amount_usd=body.amount_usd, max_per_day_usd=body.max_per_day_usd
         )
-        await self._auto_topups.put(account_id, terms)
-        return self._object(await self._auto_topups.of(account_id))
+        await self._auto_topups_for(asked).put(account_id, terms)
+        return await self._told(asked)
 
     async def remove(self, asked: Asked[Query, Nothing]) -> RemovedAutoTopUp:
-        await self._auto_topups.remove(asked.caller.account_id)
+        await self._auto_topups_for(asked).remove(asked.about.account_id)
         return RemovedAutoTopUp(object="auto_topup", deleted=True)
 
-    def _object(self, standing: AutoTopUpStanding) -> AutoTopUpObject:
+    async def switch_off(self, asked: Asked[Query, Nothing]) -> AutoTopUpObject:
+        """By an administrator, until the account sets it anew."""
+        await self._auto_topups_for(asked).switch_off(asked.about.account_id)
+        return await self._told(asked)
+
+    async def _told(self, asked: Asked[Any, Any]) -> AutoTopUpObject:
+        standing = await self._auto_topups_for(asked).of(asked.about.account_id)
         return AutoTopUpObject(object="auto_topup", available=self._is_offered, **standing.as_object())

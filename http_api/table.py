@@ -197,7 +197,7 @@ _OF_COUNTS: frozenset[Code] = frozenset({
 
 _ASKED_BY_ADMINISTRATORS = (
     "billing", "statement", "usage", "list_requests", "get_request",
-    "get_webhook", "put_webhook", "remove_webhook", "rotate_webhook",
+    "get_webhook", "put_webhook", "remove_webhook", "rotate_webhook", "get_auto_topup",
 )  # fmt: skip
 """Of what accounts ask about themselves."""
 _AS_VLLM = (*PREFIXES, *ROOT)
@@ -922,7 +922,9 @@ def _attribution(attribution: AttributionDoor) -> list[AnyOperation]:
 
 def _of_account(run: Endpoints) -> list[AnyOperation]:
     """What administrators ask about each account, too: all but what is there twice for clients of others."""
-    own = [*_money(run.billing, run.statements), *_history(run), *_webhooks(run.admin.webhooks)]
+    admin = run.admin
+    own = [*_money(run.billing, run.statements), *_history(run), *_webhooks(admin.webhooks)]
+    own += _auto_topups(admin.auto_topups)
     rows = {row.name: row for row in own}
     noted = replace(rows["transactions"], answer=NotedTransactionPage, handle=run.billing.noted_transactions)
     return [noted, *(rows[name] for name in _ASKED_BY_ADMINISTRATORS)]

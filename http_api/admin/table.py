@@ -33,6 +33,7 @@ from http_api.admin.users import (
     UsersDoor,
     UsersQuery,
 )
+from http_api.auto_topups import AutoTopUpDoor, AutoTopUpObject
 from http_api.exports import MEDIA_TYPES as EXPORTED
 from http_api.keys import RevokeQuery, Rotation
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
@@ -55,6 +56,7 @@ class AdminEndpoints:
     users: UsersDoor
     admins: AdminsDoor
     money: MoneyDoor
+    auto_topups: AutoTopUpDoor
     webhooks: WebhookDoor
     of_account: OfAccount
 
@@ -74,7 +76,7 @@ def admin_operations(run: AdminEndpoints, own: Iterable[AnyOperation]) -> list[A
         *_keys(run.keys),
         *_users(run.users),
         *_admins(run.admins),
-        *run.of_account.rows([*_money(run.money), *own]),
+        *run.of_account.rows([*_money(run.money), _switch_off(run.auto_topups), *own]),
     ]
 
 
@@ -166,6 +168,19 @@ def _money(money: MoneyDoor) -> list[AnyOperation]:
             refuses=refuses,
         ),
     ]
+
+
+def _switch_off(auto_topups: AutoTopUpDoor) -> AnyOperation:
+    """Below an account's path, too."""
+    return _row(
+        method="POST",
+        path="/billing/auto-topup/off",
+        name="switch_off_auto_topup",
+        summary="Have the account topped up by itself no more, until it sets that anew.",
+        answer=AutoTopUpObject,
+        handle=auto_topups.switch_off,
+        refuses=frozenset({"ledger_unavailable"}),
+    )
 
 
 def _reload(reloads: Reloads) -> AnyOperation:

@@ -189,6 +189,7 @@ class OperatorDesk:
     admin_keys: AdminKeys
     cashier: Cashier
     webhooks: Webhooks
+    auto_topups: AutoTopUps
     heard: Callable[[], Awaitable[None]]
 
 
@@ -483,6 +484,7 @@ def _operator_desk(opened: Store, settings: Settings, keys: KeyRing, known_keys:
         _admin_keys(store),
         Cashier(store, store.write, new_reference=partial(new_id, "adm")),
         _webhooks(store, settings),
+        AutoTopUps(store, now_ms=now_ms),
         known_keys.catch_up,
     )
 

@@ -182,6 +182,7 @@ async def test_each_account_is_told_of_as_it_is_told_of_itself(door: Door, admin
         "requests",
         f"requests/{record.id}",
         "billing/statements/2026-01",
+        "billing/auto-topup",
         "webhook",
     ):
         own, told = await door.get(f"/v1/{path}", key), await door.get(below(account, path), admin)

@@ -103,6 +103,23 @@ async def test_a_card_that_is_declined_is_told_over_both_doors(door: Door, strip
     assert (await standing()).items() >= NEVER_SET.items()
 
 
+async def test_an_administrator_switches_it_off_until_the_account_sets_it_anew(door: Door) -> None:
+    account_id = await door.account("50")
+    key, admin = await door.key(account_id), await door.admin_key()
+    below = f"/v1/admin/accounts/{account_id}/billing/auto-topup"
+    await door.post(b'{"amount_usd":"5.00","save_payment_method":true}', key, CHECKOUT)
+    await paid(door, account_id, 500, "pi_switched")
+    assert (await put(door, key)).json()["enabled"]
+    for _ in range(2):  # the second of which changes nothing
+        told = (await door.http.post(f"{below}/off", headers=bearer(admin))).json()
+        assert (told["enabled"], told["off_reason"], told["threshold_usd"]) == (False, "operator", "5.00")
+        assert told == (await door.get(PATH, key)).json() == (await door.get(below, admin)).json()
+    [entry] = (await door.get(f"/v1/admin/audit?subject={account_id}", admin)).json()["data"]
+    assert (entry["action"], entry["by"]["kind"]) == ("account.auto_topup", "admin_key")
+    assert entry["after"] == {"enabled": False, "reason": "operator"}
+    assert (await put(door, key)).json()["enabled"]
+
+
 @each(
     ("change", "param"),
     [

@@ -333,6 +333,7 @@ AREAS: dict[str, Area] = {
             "A balance below a threshold is one payment by the saved method, credited once, within the day's most; one that fails is the last.": [
                 "tests/core/payments/test_auto_topups.py",
                 "tests/doors/test_auto_topups.py",
+                "tests/crash/test_auto_topups.py",
             ],
             "A payment that credits nobody, and a signed event of an odd shape, are logged and counted, and never a 500.": [
                 "tests/core/payments/test_events.py::test_money_that_arrived_for_nobody_is_told_once",

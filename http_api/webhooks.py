@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.query import Query
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.money import format_usd, parse_usd
+from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.policy.image_url import MAX_URL_CHARS
 from mcp_gateway.core.webhooks.outbox import WebhookStanding
 from mcp_gateway.core.webhooks.webhooks import Webhooks
@@ -86,13 +86,5 @@ def _mark_of(text: str | None) -> int | None:
 
 
 def _object(standing: WebhookStanding, secret: str | None = None) -> WebhookObject:
-    webhook, mark_nano = standing
-    until_ms = None if webhook is None else webhook.former_until_ms
-    return WebhookObject(
-        object="webhook",
-        url=None if webhook is None else webhook.url,
-        set_at=None if webhook is None else webhook.set_at_ms // 1000,
-        former_secret_until=None if until_ms is None else until_ms // 1000,
-        low_balance_usd=None if mark_nano is None else format_usd(mark_nano),
-        **({} if secret is None else {"secret": secret}),
-    )
+    made = {} if secret is None else {"secret": secret}
+    return WebhookObject(object="webhook", **(standing.as_object() | made))

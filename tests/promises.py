@@ -61,6 +61,7 @@ AREAS: dict[str, Area] = {
             "What an account names as its webhook is reached over https, at public addresses alone, and its answer is not read beyond the status.": [
                 "tests/core/webhooks/test_sending.py",
                 "tests/doors/test_webhooks.py",
+                "tests/test_webhook_command.py",
             ],
         },
     ),

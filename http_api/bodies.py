@@ -60,8 +60,13 @@ def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:
     body = {name: _whole(value) for name, value in parse_json_object(raw).items()}
     if len(body) > _MAX_NAMES:
         raise GatewayError("unsupported_parameter", f"The body has {len(body)} fields; most are not known here.")
+    return checked_as(body, kind)
+
+
+def checked_as(body: dict[str, Any], kind: type[Kind], *, is_strict: bool | None = None) -> Kind:
+    """The same of what is read already; text may stand for numbers where `is_strict` says so, else by the model."""
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(body, strict=is_strict)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = shown(_name_at(fault["loc"], fault["type"]))

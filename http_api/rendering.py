@@ -1,12 +1,12 @@
 """How answers and errors are written as HTTP: one JSON writer, one error shape, one way to set the headers."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict
-from starlette.types import Send
+from starlette.types import Scope, Send
 
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.errors import Code, GatewayError
@@ -17,14 +17,20 @@ Wording = Callable[[GatewayError, RequestContext], dict[str, Any]]
 """The body of a refusal."""
 Stamps = Callable[[RequestContext, Standing | None], Headers]
 """Headers of an answer, whatever it says, by what is left of its caller's limits."""
+RefusalPage = Callable[[Scope, Send, GatewayError], Awaitable[None]]
+"""Sends a refusal to a person."""
 
 
 class Shape(NamedTuple):
-    """How some API words its refusals (`body` is what OpenAPI says of it), and headers that its clients look for."""
+    """How some API words its refusals (`body` is what OpenAPI says of it), and headers that its clients look for.
+
+    Where people look at answers, a `page` tells them instead.
+    """
 
     wording: Wording
     body: type[BaseModel]
     stamps: Stamps | None = None
+    page: RefusalPage | None = None
 
 
 async def send_json(send: Send, value: Any, status: int = 200, headers: Headers | None = None) -> None:

@@ -15,6 +15,18 @@ class Area(NamedTuple):
 
 
 AREAS: dict[str, Area] = {
+    "Console": Area(
+        ["docs/console.md"],
+        {
+            "Pages do what the API does, for those who may, tell a secret once, and keep what was typed where it is wrong.": [
+                "tests/doors/test_console.py",
+                "tests/test_console_values.py",
+            ],
+            "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone.": [
+                "tests/console/test_looks.py",
+            ],
+        },
+    ),
     "Administration": Area(
         ["docs/admin.md"],
         {

@@ -96,6 +96,9 @@ class Answers:
         if send is not None:
             if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
                 refusal.details["limits_url"] = self._limits_url
+            if shape.page is not None:
+                await shape.page(scope, send, refusal)
+                return
             challenge = self._challenges.of(refusal, scope["path"], context.caller)
             await send_error(send, refusal, shape.wording(refusal, context), challenge)
 

@@ -1,0 +1,43 @@
+"""THE table of the console: the menu and the pages, each made of what the API's rows run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from http_api.console.pages.keys import KEYS_PATH, KeyPages
+from http_api.console.pages.sign_in import SignInPages
+from http_api.console.serving import Console
+from http_api.console.static_files import STATIC_PATH, StaticFiles
+from http_api.console.templates import MenuItem, Templates
+from http_api.operations import AnyOperation
+from http_api.table import Endpoints
+from mcp_gateway.core.identity.people import People
+from mcp_gateway.core.identity.sign_in import Registration
+
+_MENU = (MenuItem(KEYS_PATH, "API keys"),)
+_ADMIN_MENU: tuple[MenuItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleParts:
+    """What pages are told beside the endpoints."""
+
+    people: People
+    registration: Callable[[], Registration | None]
+    first_model: Callable[[], str]
+    now_ms: Callable[[], int]
+    base_url: str
+
+
+def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation]:
+    """All rows of the console; none of them is in the document of the API."""
+    files = StaticFiles()
+    templates = Templates(files, _MENU, _ADMIN_MENU, prefix=urlsplit(parts.base_url).path.rstrip("/"))
+    console = Console(templates, parts.people)
+    keys = KeyPages(run.keys, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
+    return [
+        *SignInPages(run.people, parts.registration).rows(console),
+        *keys.rows(console),
+        console.file(STATIC_PATH, files.get),
+        console.unknown(),
+    ]

@@ -1,0 +1,93 @@
+"""Fills the templates: text is escaped, and a name that is not given is an error and no empty place."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.types import Scope
+
+from http_api.console import view
+from http_api.console.static_files import StaticFiles
+from mcp_gateway.core.caller import Role
+from mcp_gateway.core.context import SENT
+
+THEMES = ("light", "dark")
+_THEME_COOKIE = "gw_theme"
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks at a page."""
+
+    email: str
+    role: Role
+    account_id: str
+    is_administrator: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MenuItem:
+    """A page of the menu."""
+
+    path: str
+    label: str
+
+
+class Templates:
+    """`prefix` is the path under which the gateway is reached from outside, where that is not the root."""
+
+    def __init__(
+        self, files: StaticFiles, menu: tuple[MenuItem, ...], admin_menu: tuple[MenuItem, ...], *, prefix: str = ""
+    ) -> None:
+        self._prefix = prefix
+        self._environment = Environment(
+            loader=PackageLoader("http_api.console"),
+            autoescape=select_autoescape(default=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._environment.globals |= {
+            "at": self.at,
+            "static": lambda name: self.at(files.path_of(name)),
+            "menu": menu,
+            "admin_menu": admin_menu,
+            "once": lambda: secrets.token_urlsafe(16),
+        }
+        self._environment.filters |= {
+            "money": view.money,
+            "compact": view.compact,
+            "moment": view.moment,
+            "limit": view.limit,
+        }
+        self._environment.globals["ui"] = self._environment.get_template("macros.html").module  # in parts of pages, too
+
+    def at(self, path: str) -> str:
+        """A path of the gateway's as a browser asks for it."""
+        return self._prefix + path
+
+    def write(self, name: str, values: Mapping[str, Any], part: str | None, viewer: Viewer | None, scope: Scope) -> str:
+        """A page, or one block of it."""
+        template = self._environment.get_template(name)
+        everywhere = {"viewer": viewer, "path": scope["path"], "theme": _theme_in(scope)}
+        if part is None:
+            return template.render(everywhere | dict(values))
+        return "".join(template.blocks[part](template.new_context(everywhere | dict(values))))
+
+
+def theme_cookie(theme: str) -> tuple[bytes, bytes]:
+    """The header that keeps a choice for a year, or forgets it for anything else."""
+    kept, for_s = (theme, 365 * 24 * 3600) if theme in THEMES else ("", 0)
+    return b"set-cookie", f"{_THEME_COOKIE}={kept}; Path=/; Max-Age={for_s}; SameSite=Lax; HttpOnly".encode()
+
+
+def _theme_in(scope: Scope) -> str | None:
+    """What somebody chose; None for what their system says."""
+    for pair in scope[SENT].get(b"cookie", b"").decode("latin-1").split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name == _THEME_COOKIE and value in THEMES:
+            return str(value)
+    return None

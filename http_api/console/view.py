@@ -1,0 +1,44 @@
+"""How amounts, numbers and times read on a page: the only place that formats them. Money stays a decimal string."""
+
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from markupsafe import Markup
+
+_CENT = Decimal("0.01")
+_SMALL = Decimal("0.0001")
+_SIZES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+def money(usd: str) -> Markup:
+    """A decimal string of USD in cents, exact for whoever points at it; below a dollar with four decimals."""
+    exact = Decimal(usd)
+    step = _CENT if exact == 0 or abs(exact) >= 1 else _SMALL
+    rounded = exact.quantize(step, ROUND_HALF_EVEN)
+    if rounded == 0 and exact != 0:
+        text = f"{'-' if exact < 0 else ''}<$0.0001"
+    else:
+        text = f"{'-' if rounded < 0 else ''}${abs(rounded):,}"
+    return Markup('<data value="{}" title="${}">{}</data>').format(usd, usd, text)
+
+
+def compact(number: int) -> Markup:
+    """A count in three or four characters, exact for whoever points at it."""
+    for size, letter in _SIZES:
+        if abs(number) >= size:
+            short = f"{number / size:.1f}".removesuffix(".0") + letter
+            return Markup('<data value="{}" title="{:,}">{}</data>').format(number, number, short)
+    return Markup('<data value="{}">{}</data>').format(number, number)
+
+
+def moment(at_s: int | None, otherwise: str = "never") -> Markup:
+    """Unix seconds in UTC, which it says; a script adds the reader's own time as a title."""
+    if at_s is None:
+        return Markup('<span class="quiet">{}</span>').format(otherwise)
+    at = datetime.fromtimestamp(at_s, UTC)
+    return Markup('<time datetime="{}">{} UTC</time>').format(at.isoformat(), at.strftime("%Y-%m-%d %H:%M"))
+
+
+def limit(number: int | None) -> str:
+    """A limit that may be none."""
+    return "no limit" if number is None else f"{number:,}"

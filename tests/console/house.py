@@ -1,0 +1,52 @@
+"""A served gateway with a person of whom there is something to see, and one browser for a file of tests."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.async_api import Browser
+
+from mcp_gateway.core.identity.passwords import Passwords
+from tests.console.browser import Watched, chromium
+from tests.serving import Door, open_door
+
+PASSWORD = "a quiet river in May"
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The gateway, the browser, and who signs in."""
+
+    door: Door
+    browser: Browser
+    email: str
+    account_id: str
+
+    async def sign_in(self, watched: Watched, email: str | None = None) -> None:
+        page = watched.page
+        await page.goto("/console/sign-in")
+        await page.get_by_label("E-mail").fill(email or self.email)
+        await page.get_by_label("Password").fill(PASSWORD)
+        await page.get_by_role("button", name="Sign in").click()
+        await page.wait_for_url("**/console/keys")
+
+
+@asynccontextmanager
+async def open_house(data_dir: Path) -> AsyncIterator[House]:
+    async with (
+        open_door(data_dir, users={"registration": "open"}) as door,
+        chromium() as browser,
+    ):
+        sign_in = door.gateway.sign_in
+        sign_in._passwords.close()
+        sign_in._passwords = Passwords(time_cost=1, memory_kib=8)  # what hashes cost is told of elsewhere
+        email = "ada@example.com"
+        signed = await sign_in.register(
+            email, PASSWORD, secret=None, counted_as="tests", agent="tests", address="127.0.0.1"
+        )
+        account_id = signed.person.account_id
+        await door.gateway.keys.create(account_id, name="the laptop")
+        await door.gateway.keys.create(account_id, name="<script>alert(1)</script>", is_test=True)
+        yield House(door, browser, email, account_id)
+        await door.nothing_is_left()

@@ -1,0 +1,60 @@
+"""Every page of the console in every look: what a browser, its policy and axe complain of, and pictures of it all."""
+
+import os
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from http_api.app import pages_in
+from tests.console.browser import LOOKS, Watched, watched_page
+from tests.console.house import House, open_house
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+OPEN = ["/console/sign-in", "/console/register", "/console/password?token=x", "/console/nowhere"]
+SIGNED_IN = ["/console/keys", "/console/keys/new", "/console/keys/KEY"]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    async with open_house(tmp_path_factory.mktemp("console")) as house:
+        yield house
+
+
+@pytest.mark.parametrize("look", LOOKS)
+async def test_every_page_is_clean_in_every_look(house: House, look: str) -> None:
+    async with watched_page(house.browser, house.door.url, look) as watched:
+        faults = []
+        for path in OPEN:
+            await watched.page.goto(path)
+            faults += await seen(watched, path, look)
+        await house.sign_in(watched)
+        for path in SIGNED_IN:
+            await watched.page.goto(path.replace("KEY", await a_key(house)))
+            faults += await seen(watched, path, look)
+        assert faults == []
+
+
+async def test_every_page_is_looked_at(house: House) -> None:
+    """All that is read by GET, but where another is led to."""
+    rows = pages_in(house.door.gateway, house.door.mcp_door, base_url=house.door.url)
+    pages = {row.path for row in rows if row.method == "GET" and "static" not in row.path} - {"/console", "/console/"}
+    looked_at = {path.partition("?")[0] for path in (*OPEN, *SIGNED_IN)}
+    assert {re.sub(r"{\w+}", "KEY", path) for path in pages} <= looked_at
+
+
+async def seen(watched: Watched, path: str, look: str) -> list[str]:
+    if SCREENSHOTS:
+        name = path.partition("?")[0].strip("/").replace("/", "-")
+        await watched.page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{look}.png", full_page=True)
+    found = [f"{path}: {fault}" for fault in await watched.faults()]
+    watched.complaints.clear()
+    return [fault for fault in found if not (path.endswith("nowhere") and "404" in fault)]
+
+
+async def a_key(house: House) -> str:
+    page = await house.door.gateway.keys.page(house.account_id, before_id=None, limit=10)
+    return page[-1].id

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.caller import Role
+from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Role
 from mcp_gateway.core.ids import new_id
 from tests.cases import each
 from tests.doors.operating import Operating
@@ -64,6 +64,15 @@ async def test_a_user_is_made_with_a_secret_by_which_they_choose_a_password(door
     again = await admin.done("POST", f"users/{made['id']}/password")
     assert again["token"].startswith("gw_reset_")
     assert await admin.refused("POST", "users", {"email": email}) == "conflict"
+
+
+async def test_nobody_comes_into_the_guests_account(door: Door, admin: Operating) -> None:
+    """Whose owner would read what all guests ask for, and pay into an account that can own nothing."""
+    email = address()
+    for path, body in (("users", {"email": email}), ("invitations", {}), ("invitations", {"email": email})):
+        assert await admin.refused("POST", path, body | {"account_id": GUEST_ACCOUNT_ID}) == "conflict"
+    assert (await admin.done("GET", f"users?account_id={GUEST_ACCOUNT_ID}"))["data"] == []
+    assert (await admin.done("GET", f"users?email={email}"))["data"] == []
 
 
 async def test_users_are_listed_page_by_page(door: Door, admin: Operating) -> None:

@@ -77,8 +77,9 @@ class NewPerson:
 
 @dataclass(frozen=True, slots=True)
 class CreatePerson(Write[Person]):
-    """Raises GatewayError `conflict` where the e-mail is taken, `not_found` for an unknown account, `invalid_value` for
-    a secret that lets nobody in, `registration_closed` where it came too late to be the first.
+    """Raises GatewayError `conflict` where the e-mail is taken or the account is the guests', `not_found` for an
+    unknown account, `invalid_value` for a secret that lets nobody in, `registration_closed` where it came too late to
+    be the first.
     """
 
     new: NewPerson
@@ -172,7 +173,7 @@ class KeepSecret(Write[bool]):
     """In place of those of the same purpose and user, or for the same e-mail into the same account by the same kind of
     maker; False, and nothing, for a first administrator where there are users.
 
-    Raises GatewayError `expired_session` where its maker may not sign in any more.
+    Raises GatewayError `expired_session` where its maker may not sign in any more, `conflict` for the guests' account.
     """
 
     secret: OneTimeSecret
@@ -383,6 +384,11 @@ class People:
 
 def unknown_user(name: str) -> GatewayError:
     return GatewayError("not_found", f"There is no user '{shown(name)}'.")
+
+
+def guests_alone() -> GatewayError:
+    """Of the guests' account: its owner would read what all of them ask for, and pay for nobody."""
+    return GatewayError("conflict", "Guests are nobody's account; make another one for whoever is to sign in.")
 
 
 def last_owner() -> GatewayError:

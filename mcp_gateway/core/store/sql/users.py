@@ -30,6 +30,7 @@ from mcp_gateway.core.identity.people import (
     SetPasswordBySecret,
     SetPersonActive,
     email_taken,
+    guests_alone,
     last_administrator,
     last_owner,
     may_let_nobody_in,
@@ -301,6 +302,9 @@ def _person(row: Row) -> Person:
 
 
 def _check_account(transaction: Transaction, account_id: str) -> None:
+    """Whether somebody may come into it. Raises GatewayError `not_found`, or `conflict` for the guests'."""
+    if account_id == GUEST_ACCOUNT_ID:
+        raise guests_alone()
     if not transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)):
         raise unknown_account(account_id)
 

@@ -146,7 +146,8 @@ async def test_keys_that_end_with_another_are_counted(desk: Desk, account: str) 
 async def test_budgets_and_zones_are_noted(desk: Desk, account: str, clock: MsClock) -> None:
     budget = Budget("bud_1", account, account, 5_000_000_000, "day")
     await desk.store.write(MakeBudgets((budget,)))
-    await desk.store.write(SetZone(account, "Europe/Berlin"))
+    for is_new in (True, False):
+        assert await desk.store.write(SetZone(account, "Europe/Berlin")) is is_new
     assert await desk.store.write(EndBudget(account, "bud_1", clock.now_ms))
     assert not await desk.store.write(EndBudget(account, "bud_1", clock.now_ms))
     noted = [(entry.action, entry.subject) for entry in await desk.entries()]

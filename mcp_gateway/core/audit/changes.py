@@ -128,7 +128,8 @@ def _budget_ended(write: EndBudget) -> Said:
 
 
 def _zoned(write: SetZone) -> Said:
-    return Said("account.zone", write.account_id, details=lambda _: {"zone": write.zone})
+    told = {"zone": write.zone}
+    return Said("account.zone", write.account_id, details=lambda is_new: told if is_new else None)
 
 
 def _auto_topup_off(write: SwitchOffAutoTopUp) -> Said:

@@ -289,8 +289,8 @@ class LeasesOver(Scan[tuple[tuple[str, str, bool], ...]]):
 
 
 @dataclass(frozen=True, slots=True)
-class SetZone(Write[None]):
-    """In which an account's days begin."""
+class SetZone(Write[bool]):
+    """In which an account's days begin. Whether it is another one than was set before."""
 
     account_id: str
     zone: str

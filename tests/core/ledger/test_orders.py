@@ -124,7 +124,7 @@ async def test_budgets_and_zones_are_decided_by_the_server_from_its_next_request
     budget, group = Budget("bud_1", account, account, 30, "day"), BudgetGroup("grp_1", account, "agents")
     with watching(orders):
         for write, outcome, held_nano in (
-            (MakeBudgets((budget,), group), None, 30), (SetZone(account, "Asia/Kolkata"), None, 30),
+            (MakeBudgets((budget,), group), None, 30), (SetZone(account, "Asia/Kolkata"), True, 30),
             (EndBudget(account, "bud_1", 1), True, 100), (EndBudget(account, "bud_1", 1), False, 100),
         ):  # fmt: skip
             asked = asyncio.ensure_future(running.decide(write))

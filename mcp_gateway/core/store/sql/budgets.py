@@ -113,7 +113,10 @@ AND (EXISTS (SELECT 1 FROM minted_keys WHERE key_id = holder) OR holder NOT IN (
 """Those that no live key spends of: its own, or that of a key behind it. What a minted key has made ended with it."""
 _GROUP = "SELECT id, account_id, name FROM key_groups WHERE account_id = ? AND name = ?"
 _ZONE = "SELECT zone FROM account_zones WHERE account_id = ?"
-_SET_ZONE = "INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET zone = excluded.zone"
+_SET_ZONE = """
+INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET zone = excluded.zone
+WHERE zone <> excluded.zone
+"""
 
 
 def _read(rows: Rows, read: ReadBudgets) -> BudgetsOf:
@@ -304,9 +307,10 @@ def end_with_keys(transaction: Transaction, account_id: str, ended_ids: Sequence
         _end_all(transaction, account_id, [budget_id for (budget_id,) in found], at_ms)
 
 
-def _set_zone(transaction: Transaction, write: SetZone) -> None:
-    transaction.execute(_SET_ZONE, (write.account_id, write.zone))
+def _set_zone(transaction: Transaction, write: SetZone) -> bool:
+    is_new = bool(transaction.execute(_SET_ZONE, (write.account_id, write.zone)))
     transaction.tell(BudgetsChanged(write.account_id, zone=write.zone))
+    return is_new
 
 
 def _group_by_name(rows: Rows, read: GroupByName) -> BudgetGroup | None:

@@ -136,6 +136,21 @@ def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
             assert connection.execute(f"SELECT * FROM {table}").fetchall() == []
 
 
+def test_the_names_of_a_day_are_counted_once_for_all_that_is_written_together() -> None:
+    """Whoever names others without end keeps the writer no longer than others do."""
+    records = [
+        recorded(MIDNIGHT_MS + number, attribution=Attribution(f"user {number}", (f"a{number}", f"b{number}")))
+        for number in range(50)
+    ]
+    with closing(database_at(max(migrations._files()))) as connection:
+        asked: list[str] = []
+        connection.set_trace_callback(asked.append)
+        insert_records(connection, records)
+        connection.set_trace_callback(None)
+        assert sum("COUNT(*) FROM attributed_names" in sql for sql in asked) == 2
+        assert connection.execute("SELECT COUNT(*) FROM attributed_names").fetchall() == [(150,)]
+
+
 def database_at(version: int) -> sqlite3.Connection:
     """A database in memory that a version of the gateway made whose last migration was this."""
     connection = sqlite3.connect(":memory:", isolation_level=None)

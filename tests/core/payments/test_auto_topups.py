@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -626,6 +627,20 @@ async def test_only_so_many_are_asked_for_at_once(rig: Rig, monkeypatch: pytest.
     await rig.spend(6)
     await rig.auto.start_due()
     assert rig.auto._busy == {}
+
+
+async def test_a_stripe_that_hangs_keeps_neither_the_threads_of_others_nor_its_own_callers(
+    rig: Rig, stripe: FakeStripe
+) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    stripe.gate.clear()
+    hanging = [asyncio.create_task(rig.api.create_customer(rig.account)) for _ in range(auto_payments._MOST_AT_ONCE)]
+    await becomes(lambda: asyncio.sleep(0, len(stripe.asked)), lambda asked: asked == len(hanging))
+    assert await asyncio.to_thread(int) == 0
+    asking = asyncio.create_task(rig.api.create_customer(rig.account))
+    await becomes(lambda: asyncio.sleep(0, len(stripe.asked)), lambda asked: asked > len(hanging))
+    stripe.gate.set()
+    assert len({*await asyncio.gather(asking, *hanging)}) == len(hanging) + 1
 
 
 def test_waits_grow_to_an_hour() -> None:

@@ -741,6 +741,24 @@ def test_a_configuration_is_checked_before_it_is_served(data_dir: Path) -> None:
         assert (refused.exit_code, said in refused.stderr) == (USAGE, True)
 
 
+def test_what_can_be_served_and_is_seldom_meant_is_warned_of(data_dir: Path) -> None:
+    file = data_dir / "some.toml"
+    oidc = 'public_url = "https://gateway.example.com"\n[oidc]\nissuer = "https://id.example.com"\n'
+    for text, warned_of in (
+        (oidc, "oidc.issuer lets in only those who came before"),
+        ("[users]\ninsecure_cookie = true", "users.insecure_cookie: whoever reads"),
+        (f"{oidc}creates_users = true", None),
+        (f"{oidc}link_by_email = true", None),
+        ("", None),
+    ):
+        file.write_text(text)
+        checked = run("config", "check", "--config", str(file), "--json")
+        warnings = json.loads(checked.stdout)["warnings"]
+        assert checked.exit_code == 0
+        assert [warning.startswith(warned_of or "?") for warning in warnings] == [True] * (warned_of is not None)
+        assert checked.stderr == "".join(f"mcp-gateway: {warning}\n" for warning in warnings)
+
+
 def test_a_data_folder_that_is_a_file_is_refused_by_its_setting(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,9 +161,10 @@ def check_config(config: ConfigOption = None, data_dir: DataDirOption = None, is
         "backends": len(settings.vllm_urls),
         "models": len(settings.models),
         "passed_over": (links := passed_over(os.environ)),
+        "warnings": settings.warnings,
     }
-    if links:
-        typer.echo(f"mcp-gateway: {_PASSED_OVER % ', '.join(links)}", err=True)
+    for warning in (*([_PASSED_OVER % ", ".join(links)] if links else ()), *settings.warnings):
+        typer.echo(f"mcp-gateway: {warning}", err=True)
     words = f"the configuration can be used: {file or 'no file'}; {len(settings.vllm_urls)} backends, "
     answer(words + f"{len(settings.models)} models, data in {settings.data_dir}", facts, is_json=is_json)
 

@@ -1084,6 +1084,17 @@ class Settings(Section):
         return tuple(f"{self.public_url}{below}" for below in _AUDIENCES)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of what can be served and is seldom meant."""
+        warnings = []
+        if self.users.insecure_cookie:
+            warnings.append("users.insecure_cookie: whoever reads the network reads the sessions of browsers")
+        if self.oidc.is_configured and not self.oidc.lets_newcomers_in:
+            let_in = "set oidc.creates_users or oidc.link_by_email"
+            warnings.append(f"oidc.issuer lets in only those who came before: to let in others, {let_in}")
+        return tuple(warnings)
+
+    @property
     def topup_url(self) -> str | None:
         """Where people top an account up, as far as anybody has told."""
         if self.stripe.topup_url is None and self.stripe.is_configured and self.public_url is not None:

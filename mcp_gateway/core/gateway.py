@@ -418,8 +418,8 @@ async def open_gateway(
             notices=notices,
         )
         _watch_tool_servers(tool_servers, metrics)
-        if settings.users.insecure_cookie:
-            logger.warning("users.insecure_cookie: whoever reads the network reads the sessions of browsers")
+        for warning in settings.warnings:
+            logger.warning(warning)
         known_keys.on_close(inference.close_key)
         known_sessions.on_close(inference.close_key)
         if oidc is not None:

@@ -97,6 +97,11 @@ class OidcSettings(Section):
         return self.is_configured and bool(self.client_id)
 
     @property
+    def lets_newcomers_in(self) -> bool:
+        """Whether somebody may come who has not come before."""
+        return self.creates_users or self.link_by_email
+
+    @property
     def shown_name(self) -> str:
         """What people know the issuer by."""
         return self.name or urlsplit(self.issuer or "").hostname or ""

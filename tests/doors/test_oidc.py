@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from mcp_gateway.core.config import ConfigError, Settings
 from mcp_gateway.core.gateway import open_gateway
 from tests.cases import each
 from tests.fake_issuer import FakeIssuer, elliptic_pair
+from tests.logged import lines_logged
 from tests.replaying import ReplayingBackend
 from tests.serving import BASE_URL, MESSAGES, Door, error_of, open_door
 
@@ -467,6 +469,14 @@ async def test_without_an_issuer_its_tokens_are_nobody_s(tmp_path: Path, fake: F
     async with open_door(tmp_path, public_url=BASE_URL) as door:
         assert await refusal(door, fake.token(OURS)) == (401, "invalid_api_key")
         assert (await door.get("/.well-known/oauth-protected-resource/v1/mcp")).status_code == 404
+
+
+@pytest.mark.gateways
+async def test_an_issuer_that_lets_nobody_new_in_is_warned_of_at_start(tmp_path: Path, fake: FakeIssuer) -> None:
+    with lines_logged(logging.WARNING) as lines:
+        async with opened(tmp_path, fake, creates_users=False) as door:
+            assert await refusal(door, fake.token(OURS)) == (403, "registration_closed")
+    assert sum("oidc.issuer lets in only those who came before" in line for line in lines) == 1
 
 
 @pytest.mark.gateways

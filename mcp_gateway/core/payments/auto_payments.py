@@ -20,6 +20,7 @@ from mcp_gateway.core.payments.auto_topups import (
     AutoPayment,
     AutoPaymentBegun,
     AutoPaymentEnded,
+    DropAutoPayment,
     DueAutoPayment,
     DueAutoPayments,
     EndAutoPayment,
@@ -122,7 +123,9 @@ class AutoPayments:
             if asked is None:
                 return
             outcome = await self._outcome(due, asked)
-            if isinstance(outcome, AutoPending):
+            if outcome is None:
+                await self._store.write(DropAutoPayment(due.id))
+            elif isinstance(outcome, AutoPending):
                 wait_ms = int(wait_s(due.tries, self._random.random()) * 1000)
                 await self._store.write(PutOffAutoPayment(due.id, self._now_ms() + wait_ms))
                 self._count("put_off")
@@ -140,15 +143,18 @@ class AutoPayments:
             AskAutoPayment(due.id, terms.maximum_nano, terms.auto_maximum_per_day_nano, self._now_ms())
         )
 
-    async def _outcome(self, due: DueAutoPayment, asked: AutoPayment) -> AutoPaid | AutoFailed | AutoPending:
-        """What is asked for is asked after first, and again only while it is wanted and Stripe would know it again."""
+    async def _outcome(self, due: DueAutoPayment, asked: AutoPayment) -> AutoPaid | AutoFailed | AutoPending | None:
+        """What is asked for is asked after first, and again only while Stripe would know it again.
+
+        None where Stripe has not got it, and it is wanted no more.
+        """
         try:
             if due.asked is not None:
                 found = await self._till.find_payment(asked)
                 if found is not None:
                     return found
                 if not due.is_wanted:
-                    return AutoFailed(asked.id, "switched_off")
+                    return None
                 if self._now_ms() - asked.asked_at_ms > _ASKED_AGAIN_FOR_MS:
                     return AutoFailed(asked.id, "payments_unavailable")
             return await self._till.make_payment(asked, self._terms.pages.success_url)

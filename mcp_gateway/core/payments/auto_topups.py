@@ -85,7 +85,7 @@ class AutoPayment(NamedTuple):
 class DueAutoPayment(NamedTuple):
     """A payment that is to be asked for, or asked after where it is `asked` already.
 
-    `is_wanted` says whether the auto top-up is still on.
+    `is_wanted` says whether the auto top-up is still on, the account too, and its balance low.
     """
 
     id: str
@@ -165,6 +165,16 @@ class AskAutoPayment(Write[AutoPayment | None]):
     most_nano: int
     most_per_day_nano: int
     now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropAutoPayment(Write[None]):
+    """It was asked for, Stripe has not got it, and it is wanted no more: it is asked for never again.
+
+    Whether another one is due is decided anew.
+    """
+
+    payment_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from mcp_gateway.core.payments.auto_topups import (
     AutoTopUps,
     AutoTopUpStanding,
     AutoTopUpTerms,
+    DropAutoPayment,
     DueAutoPayment,
     DueAutoPayments,
     EndAutoPayment,
@@ -104,7 +105,10 @@ class Rig:
         assert await self.due() == ()
 
     async def due(self) -> tuple[DueAutoPayment, ...]:
-        return await self.store.read(DueAutoPayments(self.clock(), frozenset(), 9))
+        return await self.due_at(self.clock())
+
+    async def due_at(self, now_ms: int) -> tuple[DueAutoPayment, ...]:
+        return await self.store.read(DueAutoPayments(now_ms, frozenset(), 9))
 
     async def send(self, kind: str, stated: dict[str, Any]) -> None:
         body = event(kind, stated)
@@ -297,6 +301,54 @@ async def test_what_was_asked_for_in_vain_is_not_asked_for_again_once_nobody_wan
     rig.clock.now_ms += HOUR_MS
     await rig.pay()
     assert (stripe.intents, await rig.usd(), (await rig.standing()).due_at_ms) == ({}, 4, None)
+
+
+async def test_what_stripe_never_got_is_not_charged_once_the_balance_is_low_no_more(
+    rig: Rig, stripe: FakeStripe
+) -> None:
+    stripe.failure = 503, {"error": {"type": "api_error"}}
+    await rig.spend(6)
+    await rig.pay()
+    await rig.ledger.credit(rig.account, 10 * USD, "by hand, since Stripe was away")
+    stripe.failure = None
+    rig.clock.now_ms += HOUR_MS
+    await rig.pay()
+    assert (stripe.intents, await rig.usd()) == ({}, 14)
+    assert ((await rig.standing()).is_on, await rig.told()) == (True, [])
+    await rig.spend(10)
+    await rig.pay()
+    assert await rig.usd() == 24
+
+
+async def test_an_account_that_was_switched_off_while_stripe_was_away_is_charged_once_it_is_on_again(
+    rig: Rig, stripe: FakeStripe
+) -> None:
+    stripe.failure = 503, {"error": {"type": "api_error"}}
+    await rig.spend(6)
+    await rig.pay()
+    await rig.store.write(SetAccountActive(rig.account, is_active=False))
+    stripe.failure = None
+    rig.clock.now_ms += HOUR_MS
+    await rig.pay()
+    assert (stripe.intents, (await rig.standing()).is_on) == ({}, True)
+    await rig.store.write(SetAccountActive(rig.account, is_active=True))
+    await rig.pay()
+    assert (await rig.usd(), len(stripe.intents)) == (24, 1)
+
+
+async def test_who_switches_it_on_again_meanwhile_has_it_on(rig: Rig, stripe: FakeStripe) -> None:
+    stripe.failure = 503, {"error": {"type": "api_error"}}
+    await rig.spend(6)
+    await rig.pay()
+    [due] = await rig.due_at(rig.clock() + HOUR_MS)
+    await rig.auto_topups.remove(rig.account)
+    await rig.auto_topups.put(rig.account, TERMS)
+    stripe.failure = None
+    await rig.store.write(DropAutoPayment(due.id))
+    await rig.pay()
+    assert (await rig.usd(), (await rig.standing()).is_on, len(stripe.intents)) == (24, True, 1)
+    await rig.store.write(DropAutoPayment(due.id))
+    assert await rig.due() == ()
 
 
 # Failures

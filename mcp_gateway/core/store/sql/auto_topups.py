@@ -12,6 +12,7 @@ from mcp_gateway.core.payments.auto_topups import (
     AutoTopUpOf,
     AutoTopUpStanding,
     AutoTopUpTerms,
+    DropAutoPayment,
     DueAutoPayment,
     DueAutoPayments,
     OffReason,
@@ -59,19 +60,20 @@ _TODAY = """
 SELECT COUNT(*), COALESCE(SUM(CASE WHEN state <> 'failed' THEN amount_nano END), 0) FROM auto_payments
 WHERE account_id = ? AND asked_at_ms >= ?
 """
+_IS_WANTED = "off_reason IS NULL AND is_active AND paid_nano + granted_nano < threshold_nano"
 _DUE = f"""
 SELECT id, account_id, tries, EXISTS (
-    SELECT 1 FROM auto_topups AS auto WHERE auto.account_id = auto_payments.account_id AND off_reason IS NULL
+    SELECT 1 FROM auto_topups AS auto JOIN wallets USING (account_id) JOIN accounts ON accounts.id = auto.account_id
+    WHERE auto.account_id = auto_payments.account_id AND {_IS_WANTED}
 ), state = 'asked', amount_nano, customer_id, method_id, asked_at_ms
 FROM auto_payments WHERE {_OPEN} AND due_at_ms <= ? AND id NOT IN (SELECT value FROM json_each(?))
 ORDER BY due_at_ms, id LIMIT ?
 """
-_DECIDED = """
-SELECT pay.account_id, auto.amount_nano, most_per_day_nano, saved.customer_id, saved.method_id,
-    is_active AND paid_nano + granted_nano < threshold_nano
+_DECIDED = f"""
+SELECT pay.account_id, auto.amount_nano, most_per_day_nano, saved.customer_id, saved.method_id
 FROM auto_payments AS pay JOIN auto_topups AS auto USING (account_id) JOIN wallets USING (account_id)
 JOIN accounts ON accounts.id = pay.account_id LEFT JOIN saved_payment_methods AS saved USING (account_id)
-WHERE pay.id = ? AND state = 'due' AND off_reason IS NULL
+WHERE pay.id = ? AND state = 'due' AND {_IS_WANTED}
 """
 _ASK = """
 UPDATE auto_payments SET state = 'asked', asked_at_ms = ?, amount_nano = ?, customer_id = ?, method_id = ?
@@ -165,10 +167,10 @@ def _switch_off_all(transaction: Transaction, write: SwitchOffAllAutoTopUps) -> 
 
 def _ask(transaction: Transaction, write: AskAutoPayment) -> AutoPayment | None:
     row = transaction.first(_DECIDED, (write.payment_id,))
-    if row is None or not row[-1]:
+    if row is None:
         transaction.execute("DELETE FROM auto_payments WHERE id = ? AND state = 'due'", (write.payment_id,))
         return None
-    account_id, amount_nano, most_per_day_nano, customer_id, method_id, _ = row
+    account_id, amount_nano, most_per_day_nano, customer_id, method_id = row
     if method_id is None or amount_nano > write.most_nano:
         switch_off(transaction, account_id, "no_payment_method" if method_id is None else "not_offered")
         return None
@@ -185,6 +187,12 @@ def _today(rows: Rows, account_id: str, now_ms: int) -> Row:
     row = rows.first(_TODAY, (account_id, day_of(now_ms).start))
     assert row is not None
     return row
+
+
+def _drop(transaction: Transaction, write: DropAutoPayment) -> None:
+    row = transaction.first(_FAILED, (write.payment_id,))
+    if row is not None:
+        begin_if_low(transaction, row[0])
 
 
 def _put_off(transaction: Transaction, write: PutOffAutoPayment) -> None:
@@ -225,6 +233,7 @@ EXECUTORS = Executors(
         SwitchOffAutoTopUp: _switch_off,
         SwitchOffAllAutoTopUps: _switch_off_all,
         AskAutoPayment: _ask,
+        DropAutoPayment: _drop,
         PutOffAutoPayment: _put_off,
     },
     reads={AutoTopUpOf: _standing, DueAutoPayments: _due},

@@ -603,6 +603,23 @@ async def test_a_payment_for_nobody_here_is_told(
     assert await rig.usd() == 10
 
 
+async def test_a_payment_that_somebody_renamed_at_stripe_to_nobody_here_is_asked_after_once(
+    rig: Rig, stripe: FakeStripe
+) -> None:
+    """Its event tells the operator; without an end it would be asked after without a rest."""
+    stripe.loses_answers = True
+    await rig.spend(6)
+    await rig.pay()
+    stripe.loses_answers = False
+    [made] = stripe.intents.values()
+    made["metadata"]["gateway_account_id"] = "acc_nobody"
+    rig.clock.now_ms += HOUR_MS
+    await rig.auto.start_due()
+    await asyncio.gather(*rig.auto._busy.values())
+    assert await rig.due() == ()
+    assert await rig.usd() == 4
+
+
 async def test_an_answer_in_another_currency_is_not_believed(rig: Rig, stripe: FakeStripe) -> None:
     await rig.spend(6)
     [due] = await rig.due()

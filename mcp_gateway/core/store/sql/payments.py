@@ -63,11 +63,11 @@ def _end_auto_payment(transaction: Transaction, write: EndAutoPayment) -> None:
 
 def _credit(transaction: Transaction, paid: Paid | AutoPaid) -> bool:
     """What was paid, once, whoever tells of it, less what has gone back. False for an account that can own no money."""
+    if isinstance(paid, AutoPaid):  # first, so that a balance that stays low begins the next one
+        end_auto_payment(transaction, paid)
     is_known = transaction.first("SELECT 1 FROM accounts WHERE id = ?", (paid.account_id,)) is not None
     if not may_be_credited(paid.account_id, is_known=is_known):
         return False
-    if isinstance(paid, AutoPaid):  # first, so that a balance that stays low begins the next one
-        end_auto_payment(transaction, paid)
     row = (paid.payment_id, paid.account_id)
     transaction.execute("INSERT INTO stripe_payments VALUES (?, ?) ON CONFLICT (id) DO NOTHING", row)
     is_new = transaction.run(Move(paid.account_id, "credit", paid.amount_nano, paid.reference))

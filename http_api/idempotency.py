@@ -31,12 +31,6 @@ def idempotency_key_of(asked: Asked[Any, Any]) -> str | None:
     return key if within is None else f"{within} {key}"
 
 
-def operator_s_key_of(asked: Asked[Any, Any]) -> str | None:
-    """The same of an administrator, among an account's: with a word before a space, so that it meets none of those."""
-    key = idempotency_key_of(asked)
-    return None if key is None else f"operator {key}"
-
-
 def answering_once(repeats: Repeats, scope: Scope) -> AbstractContextManager[None]:
     """While this is entered, another request with the same Idempotency-Key is refused; nothing without such a key."""
     context: RequestContext = scope[CONTEXT]

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from http_api.admin.actors import Desks, desk_for
+from http_api.admin.actors import Desks, desk_for, own_idempotency_key
 from http_api.admin.own_limits import OwnLimitsChange, OwnLimitsObject, own_limits_in
-from http_api.idempotency import operator_s_key_of, replayed
+from http_api.idempotency import replayed
 from http_api.key_objects import KeyObject, KeyObjects, KeyStanding
 from http_api.keys import (
     GivenToKey,
@@ -137,7 +137,7 @@ class AccountKeysDoor:
         return await self._told(await self._keys.get(asked.path["key_id"]))
 
     async def create(self, asked: Asked[Query, NewAccountKey]) -> CreatedAccountKey | Answered[CreatedAccountKey]:
-        wanted, once = self._wanted(asked.body), operator_s_key_of(asked)
+        wanted, once = self._wanted(asked.body), own_idempotency_key(asked)
         async with self._idempotency.answering(wanted.account_id, once, "admin/keys", asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)
@@ -173,7 +173,7 @@ class AccountKeysDoor:
     async def rotate(self, asked: Asked[Query, Rotation]) -> CreatedAccountKey | Answered[CreatedAccountKey]:
         key = await self._keys.get(asked.path["key_id"])
         standing = await self._objects.standing(key)
-        name, once = f"admin/keys/{key.id}/rotate", operator_s_key_of(asked)
+        name, once = f"admin/keys/{key.id}/rotate", own_idempotency_key(asked)
         async with self._idempotency.answering(key.account_id, once, name, asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)

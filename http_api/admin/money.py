@@ -6,11 +6,10 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from http_api.admin.actors import Desks, actor_of
-from http_api.idempotency import idempotency_key_of, replayed
+from http_api.admin.actors import Desks, actor_of, own_idempotency_key
+from http_api.idempotency import replayed
 from http_api.operations import Answered, Asked, Told
 from http_api.query import Query
-from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, IdempotentRequest
 from mcp_gateway.core.ledger.by_hand import MAX_NOTE_CHARS, MAX_REFERENCE_CHARS, HandEntry, HandKind
@@ -81,8 +80,8 @@ class MoneyDoor:
     ) -> EntryObject | Answered[EntryObject]:
         account_id, body, actor = asked.about.account_id, asked.body, actor_of(asked)
         amount_nano = _nano_of(body.amount_usd)
-        key = _key_of(asked, actor)
-        async with self._idempotency.answering(account_id, key, f"admin/{kind}", asked.raw) as request:
+        once = own_idempotency_key(asked)
+        async with self._idempotency.answering(account_id, once, f"admin/{kind}", asked.raw) as request:
             if request.kept is not None:
                 return replayed(request.kept)
             entry = HandEntry(
@@ -106,12 +105,6 @@ class MoneyDoor:
             status = 201 if is_new else 200
             await self._idempotency.keep(request, status, answer.model_dump())
             return Answered(answer.model_dump_json().encode(), status)
-
-
-def _key_of(asked: Asked[Query, Body], actor: Actor) -> str | None:
-    """Of this administrator alone, so that it meets no requests of the account."""
-    key = idempotency_key_of(asked)
-    return None if key is None else f"{actor.id} {key}"
 
 
 def _reference_of(request: IdempotentRequest) -> str | None:

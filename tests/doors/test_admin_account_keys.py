@@ -159,6 +159,8 @@ async def test_what_is_sent_twice_with_one_idempotency_key_happens_once(door: Do
     assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
     assert again.json() == {name: value for name, value in first.items() if name != "key"}
     assert first["id"] != tenants.json()["id"]
+    other = Operating(door, await door.admin_key())
+    assert (await other.done("POST", "keys", {"account_id": account_id, "name": "another's"}, **named))["key"]
     turned = [
         await admin.done("POST", f"keys/{first['id']}/rotate", {"expires_old_in_s": 9}, idempotency_key="turn")
         for _ in range(2)

@@ -46,7 +46,7 @@ class AttributionDoor:
 
     async def put(self, asked: Asked[Query, AttributionBody]) -> AttributionObject:
         is_attributed = asked.body.enabled
-        await self._accounts.attribute(asked.caller.account_id, is_attributed=is_attributed)
+        await self._accounts.change(asked.caller.account_id, is_attributed=is_attributed)
         await self._heard()
         return self._object(is_attributed=is_attributed)
 

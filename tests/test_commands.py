@@ -164,6 +164,9 @@ def test_an_account_may_ask_providers_by_their_own_paths_once_it_is_told(data_di
     assert run("accounts", "list").stdout.count("may ask /proxy") == 1
     assert told("accounts", "show", other)["proxy"] is False
     assert told("accounts", "change", account, "--no-proxy")["proxy"] is False
+    named = f"account {account} (Bea), margin 5 %\n"
+    assert run("accounts", "change", account, "--name", "Bea").stdout == named
+    assert run("accounts", "change", account, "--name", " ").exit_code == USAGE
     for words, said in ((("acc_x", "--proxy"), "no account"), (("acc_guest", "--proxy"), "Guests")):
         refused = run("accounts", "change", *words)
         assert (refused.exit_code, said in refused.stderr) == (USAGE, True), words

@@ -11,7 +11,6 @@ from http_api.operations import Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import OperatorDesk
 from mcp_gateway.core.identity.accounts import Account, Accounts, in_percent, margin_of
 from mcp_gateway.core.ledger.budgets import SetZone, zone_of
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -38,6 +37,7 @@ class NewAccount(BaseModel):
 class AccountChange(OwnLimitsChange):
     """What PATCH takes; what is left out stays as it is. A zone is named as in Europe/Berlin."""
 
+    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     active: bool | None = None
     margin_percent: Annotated[str, Field(max_length=20)] | None = None
     proxy: bool | None = None
@@ -90,10 +90,19 @@ class AccountsDoor:
         return await self._told(await desk_for(self._desks, asked).accounts.create(asked.body.name))
 
     async def change(self, asked: Asked[Query, AccountChange]) -> AccountObject:
-        """All that can be refused is, before anything is changed."""
+        """All of it or nothing."""
         account_id, body, desk = asked.path["account_id"], asked.body, desk_for(self._desks, asked)
-        await self._accounts.get(account_id)
-        await _change(desk, account_id, body, _margin_in(body), _zone_in(body))
+        zone = _zone_in(body)
+        await desk.accounts.change(
+            account_id,
+            name=body.name,
+            limits=own_limits_in(body),
+            margin=_margin_in(body),
+            may_proxy=body.proxy,
+            is_attributed=body.attribution,
+            is_active=body.active,
+            and_then=() if zone is None else (SetZone(account_id, zone),),
+        )
         await desk.heard()
         return await self._told(await self._accounts.get(account_id))
 
@@ -112,24 +121,6 @@ class AccountsDoor:
             zone=await self._ledger.zone(account.id),
             limits=OwnLimitsObject.model_validate(account.limits.as_object()),
         )
-
-
-async def _change(
-    desk: OperatorDesk, account_id: str, body: AccountChange, margin: int | None, zone: str | None
-) -> None:
-    """The guests' account is refused by the first that is asked of it, before what it may be."""
-    if limits := own_limits_in(body):
-        await desk.accounts.set_limits(account_id, limits)
-    if margin is not None:
-        await desk.accounts.set_margin(account_id, margin)
-    if body.proxy is not None:
-        await desk.accounts.let_proxy(account_id, is_let=body.proxy)
-    if body.attribution is not None:
-        await desk.accounts.attribute(account_id, is_attributed=body.attribution)
-    if zone is not None:
-        await desk.store.write(SetZone(account_id, zone))
-    if body.active is not None:
-        await desk.accounts.set_active(account_id, is_active=body.active)
 
 
 def _margin_in(body: AccountChange) -> int | None:

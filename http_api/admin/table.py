@@ -282,7 +282,7 @@ def _accounts(accounts: AccountsDoor) -> list[AnyOperation]:
             method="PATCH",
             path="/admin/accounts/{account_id}",
             name="admin_change_account",
-            summary="Switch an account off or on, or change its limits, margin and zone and whether it may ask /proxy.",
+            summary="Rename an account, switch it off or on, or change its limits, margin, zone and what it may ask.",
             body=AccountChange,
             answer=AccountObject,
             handle=accounts.change,

@@ -130,6 +130,7 @@ def show_account(
 @app.command("change")
 def change_account(
     account: AccountArgument,
+    name: Annotated[str | None, typer.Option(help="Another name for people.")] = None,
     margin: Annotated[
         str | None, typer.Option(help="Percent above the prices of the settings, such as 20 or 12.5; 0: none.")
     ] = None,
@@ -147,7 +148,7 @@ def change_account(
     data_dir: DataDirOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Change what an account pays above the prices, where its days begin, what it may ask and what is recorded of it.
+    """Change an account's name, its margin, where its days begin, what it may ask and what is recorded of it.
 
     Requests that run keep what they were held for; a running server decides the zone.
     """
@@ -156,17 +157,13 @@ def change_account(
         check_zone(zone)
 
     async def work(desk: Desk) -> None:
-        if margin_given is not None:
-            await desk.accounts.set_margin(account, margin_given)
-        if proxy is not None:
-            await desk.accounts.let_proxy(account, is_let=proxy)
-        if attribution is not None:
-            await desk.accounts.attribute(account, is_attributed=attribution)
+        await desk.accounts.change(account, name=name, margin=margin_given, may_proxy=proxy, is_attributed=attribution)
         changed = await desk.accounts.get(account)
         if zone is not None:
             await desk.server.decide(SetZone(account, zone))
         days = "" if zone is None else f", days in {zone}"
-        words = f"account {account}, margin {in_percent(changed.margin)} %{_switched_on(changed, ', ')}{days}"
+        named = "" if name is None else f" ({shown(changed.name, LISTED_CHARS)})"
+        words = f"account {account}{named}, margin {in_percent(changed.margin)} %{_switched_on(changed, ', ')}{days}"
         facts = await _object(desk, changed) | ({} if zone is None else {"zone": zone})
         answer(words, facts, is_json=is_json)
 
@@ -244,7 +241,7 @@ def limit_account(
 
     async def work(desk: Desk) -> None:
         if asked:
-            await desk.accounts.set_limits(account, asked)
+            await desk.accounts.change(account, limits=asked)
         limits = (await desk.accounts.get(account)).limits
         words = f"account {account}: {limits_in_words(limits) or 'the highest limits among its keys'}"
         answer(words, {"id": account, "limits": limits.as_object()}, is_json=is_json)
@@ -297,7 +294,7 @@ def activate_account(
 
 
 async def _switch(desk: Desk, account: str, *, is_active: bool, is_json: bool) -> None:
-    await desk.accounts.set_active(account, is_active=is_active)
+    await desk.accounts.change(account, is_active=is_active)
     words = f"account {account} is {'active' if is_active else 'deactivated'}"
     answer(words, await _object(desk, await desk.accounts.get(account)), is_json=is_json)
 

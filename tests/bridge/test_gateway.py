@@ -77,7 +77,7 @@ def bridged(url: str) -> Client:
 async def test_keys_of_one_account_have_one_limit_through_the_bridge_and_beside_it(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door:
         account_id = await door.account()
-        await (await door.desk()).accounts.set_limits(account_id, {"requests_per_minute": 2})
+        await (await door.desk()).accounts.change(account_id, limits={"requests_per_minute": 2})
         first, second = await door.key(account_id), await door.key(account_id)
         async with bridge_process(f"{door.url}/v1/mcp", GATEWAY_API_KEY=first) as bridge:
             await bridge.open()

@@ -50,7 +50,7 @@ def desk(store: Store, clock: MsClock) -> Desk:
 
 async def test_a_change_is_noted_with_who_when_what_before_and_after(desk: Desk, clock: MsClock) -> None:
     account = await desk.accounts.create("ours")
-    await desk.accounts.set_limits(account.id, {"requests_per_minute": 7, "in_flight": None})
+    await desk.accounts.change(account.id, limits={"requests_per_minute": 7, "in_flight": None})
     made, changed = await desk.entries()
     assert (made.action, made.subject, made.before) == ("account.create", account.id, None)
     assert made.after is not None
@@ -62,17 +62,17 @@ async def test_a_change_is_noted_with_who_when_what_before_and_after(desk: Desk,
 
 
 async def _unchanged(desk: Desk, account_id: str) -> None:
-    await desk.accounts.set_active(account_id, is_active=True)
-    await desk.accounts.set_margin(account_id, 0)
+    await desk.accounts.change(account_id, is_active=True)
+    await desk.accounts.change(account_id, margin=0)
 
 
 async def _refused(desk: Desk, account_id: str) -> None:
     with pytest.raises(GatewayError):
         await desk.keys.create(account_id, group="no such group")
     with pytest.raises(GatewayError):
-        await desk.accounts.set_margin(GUEST_ACCOUNT_ID, 5)
+        await desk.accounts.change(GUEST_ACCOUNT_ID, margin=5)
     with pytest.raises(GatewayError):
-        await desk.accounts.set_active("acc_unknown", is_active=False)
+        await desk.accounts.change("acc_unknown", is_active=False)
 
 
 async def _repeated(desk: Desk, account_id: str) -> None:
@@ -180,7 +180,7 @@ async def test_entries_are_found_by_what_they_say_page_by_page(desk: Desk, clock
     first = await desk.accounts.create("first")
     clock.now_ms += 1000
     await desk.accounts.create("second")
-    await desk.accounts.set_active(first.id, is_active=False)
+    await desk.accounts.change(first.id, is_active=False)
     whole = [entry.action for entry in await desk.log.page(AuditFilter(), before_id=None, limit=9)]
     assert whole == ["account.deactivate", "account.create", "account.create"]
     for wanted, count in (

@@ -78,6 +78,7 @@ async def test_accounts_are_listed_page_by_page_the_newest_first(admin: Operatin
 
 
 CHANGES: list[tuple[dict[str, Any], list[str], str]] = [
+    ({"name": "another"}, ["change", "{}", "--name", "another"], "account.rename"),
     ({"in_flight": 3, "requests_per_minute": "none"}, ["limits", "{}", "--in-flight", "3", "--requests-per-minute",
                                                       "none"], "account.limits"),
     ({"in_flight": "default"}, ["limits", "{}", "--in-flight", "default"], "account.limits"),
@@ -129,7 +130,10 @@ async def test_what_is_changed_counts_from_the_next_request_on(door: Door, admin
         ({"in_flight": 0}, "invalid_type in_flight"),
         ({"in_flight": "some"}, "invalid_type in_flight"),
         ({"active": "yes"}, "invalid_type active"),
-        ({"name": "other"}, "unsupported_parameter name"),
+        ({"name": " "}, "invalid_value name"),
+        ({"name": "two\nlines"}, "invalid_value name"),
+        ({"name": "x" * 201}, "invalid_type name"),
+        ({"names": "other"}, "unsupported_parameter names"),
     ],
 )
 async def test_what_cannot_be_is_refused_and_changes_nothing(
@@ -142,13 +146,24 @@ async def test_what_cannot_be_is_refused_and_changes_nothing(
     assert await admin.noted(account_id) == []
 
 
+async def test_a_change_of_several_is_noted_as_each_of_them_is(door: Door, admin: Operating) -> None:
+    account_id = await door.account()
+    change = {"name": "all of it", "in_flight": 5, "margin_percent": "3", "proxy": True, "attribution": True}
+    change |= {"zone": "Europe/Berlin", "active": False}
+    told = await admin.done("PATCH", f"accounts/{account_id}", change)
+    kept = told | told["limits"]
+    assert {name: kept[name] for name in change} == change
+    actions = ["rename", "limits", "margin", "proxy", "attribution", "deactivate", "zone"]
+    assert [noted["action"] for noted in await admin.noted(account_id)] == [f"account.{it}" for it in actions[::-1]]
+
+
 @each("name", ["", " ", "two\nlines"])
 async def test_an_account_has_a_name_of_one_line(admin: Operating, name: str) -> None:
     assert await admin.refused("POST", "accounts", {"name": name}) == "invalid_value name"
 
 
 async def test_the_guests_account_is_the_configuration_s_and_others_are_not_there(admin: Operating) -> None:
-    for change in ({"in_flight": 1}, {"margin_percent": "1"}, {"proxy": True}, {"attribution": True}):
+    for change in ({"name": "us"}, {"in_flight": 1}, {"margin_percent": "1"}, {"proxy": True}, {"attribution": True}):
         assert await admin.refused("PATCH", "accounts/acc_guest", change) == "conflict"
     asked: list[tuple[str, dict[str, Any] | None]] = [("GET", None), ("PATCH", {"active": False}), ("PATCH", {})]
     for method, body in asked:

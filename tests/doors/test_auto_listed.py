@@ -165,7 +165,7 @@ async def test_where_nobody_is_in_the_pool_there_is_none(door: Door, rights: dic
 
 async def test_it_costs_what_the_account_s_margin_makes_of_it(door: Door) -> None:
     account_id = await door.account()
-    await (await door.desk()).accounts.set_margin(account_id, 10_000)
+    await (await door.desk()).accounts.change(account_id, margin=10_000)
     await door.gateway.known_keys.catch_up()
     auto = await auto_of(door, await door.key(account_id))
     assert auto["pricing"] == {"prompt": "0.000008", "completion": "0.000024"}

@@ -294,7 +294,7 @@ async def test_it_is_the_last_token_at_any_price(
     price = price_of(stage, model).with_margin(margin)
     wallet_nano = price.cost_nano(PROMPT, tokens, cached) + 7
     stage = await staged(*served, wallet_nano)
-    await (await stage.door.desk()).accounts.set_margin(stage.account_id, margin)
+    await (await stage.door.desk()).accounts.change(stage.account_id, margin=margin)
     await stage.door.gateway.known_keys.catch_up()
     frames = [_with_usage(frame, details) for frame in in_steps(CHAT_SPOKEN, 700, 1)]
     stage.backend.answer_with(events(b"".join(frames)))

@@ -216,7 +216,7 @@ async def test_in_flight_counts_every_open_answer_until_its_last_byte(served: Se
 async def account_with(door: Door, limits: OwnLimits, *keys: OwnLimits) -> list[str]:
     """Keys of one new account that has these limits."""
     account_id = await door.account()
-    await (await door.desk()).accounts.set_limits(account_id, asdict(limits))
+    await (await door.desk()).accounts.change(account_id, limits=asdict(limits))
     return [await door.key(account_id, limits=key) for key in keys]
 
 
@@ -224,7 +224,7 @@ async def account_with(door: Door, limits: OwnLimits, *keys: OwnLimits) -> list[
 async def test_minted_keys_have_what_their_account_has_and_no_more(served: Served, is_test: bool) -> None:
     door, _ = served
     account_id = await door.account()
-    await (await door.desk()).accounts.set_limits(account_id, asdict(limited(minute=5)))
+    await (await door.desk()).accounts.change(account_id, limits=asdict(limited(minute=5)))
     first = await door.key(account_id)
     made = [(await door.http.post("/v1/keys", json={"test": is_test}, headers=bearer(first))).json() for _ in range(3)]
     responses = [await door.chat(key["key"]) for _ in range(3) for key in made]
@@ -268,7 +268,7 @@ async def test_limits_that_the_operator_sets_are_noticed_by_a_running_server(ser
     account_id = await door.account()
     key = await door.key(account_id)
     assert "x-ratelimit-limit" not in (await door.chat(key)).headers
-    await (await door.desk()).accounts.set_limits(account_id, asdict(limited(minute=2)))
+    await (await door.desk()).accounts.change(account_id, limits=asdict(limited(minute=2)))
     await door.gateway.known_keys.catch_up()
     assert told(await door.chat(key))[:2] == (2, 0)
     assert (await door.chat(key)).status_code == 429

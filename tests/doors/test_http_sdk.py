@@ -142,7 +142,7 @@ async def test_an_unknown_key_is_an_authentication_error(stage: Stage) -> None:
 async def test_a_deactivated_account_is_a_permission_denied_error(stage: Stage) -> None:
     account_id = await stage.door.account()
     key = await stage.door.key(account_id)
-    await (await stage.door.desk()).accounts.set_active(account_id, is_active=False)
+    await (await stage.door.desk()).accounts.change(account_id, is_active=False)
     await stage.door.gateway.known_keys.catch_up()
     with pytest.raises(openai.PermissionDeniedError):
         await stage.client.with_options(api_key=key).models.list()

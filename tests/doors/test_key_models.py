@@ -86,7 +86,7 @@ async def test_it_is_told_its_models_alone_by_both_doors(stage: Stage) -> None:
 
 async def test_a_margin_and_models_go_together(stage: Stage) -> None:
     key = await key_for(stage, PRICED_ID)
-    await (await stage.door.desk()).accounts.set_margin(stage.account_id, 10_000)
+    await (await stage.door.desk()).accounts.change(stage.account_id, margin=10_000)
     await stage.door.get("/v1/models", key)
     await stage.door.gateway.known_keys.catch_up()
     row, _ = (await stage.door.get("/v1/models", key)).json()["data"]

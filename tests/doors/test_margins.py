@@ -46,7 +46,7 @@ async def with_margin(door: Door, margin: int, credit_nano: int = 10**9) -> tupl
 
 async def set_margin(door: Door, account_id: str, margin: int) -> None:
     """As the command line does it, beside the server, which looks for changes then."""
-    await (await door.desk()).accounts.set_margin(account_id, margin)
+    await (await door.desk()).accounts.change(account_id, margin=margin)
     await door.gateway.known_keys.catch_up()
     assert door.gateway.known_keys.account_limits(account_id).margin == margin
 

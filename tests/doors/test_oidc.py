@@ -249,7 +249,7 @@ async def test_who_is_switched_off_or_deleted_is_refused_at_once(door: Door, fak
 
 async def test_an_account_that_is_switched_off_lets_nobody_in(door: Door, fake: FakeIssuer) -> None:
     user = await me(door, fake.token(OURS, sub="off"))
-    await (await door.desk()).accounts.set_active(user["account_id"], is_active=False)
+    await (await door.desk()).accounts.change(user["account_id"], is_active=False)
     await door.gateway.known_keys.catch_up()
     assert await refusal(door, fake.token(OURS, sub="off")) == (403, "account_deactivated")
 

@@ -153,7 +153,7 @@ async def test_what_another_process_ends_is_ended_here_by_the_next_look(door: Do
 
 async def test_the_users_of_an_account_that_is_switched_off_are_told_so(door: Door) -> None:
     body = await registered(door)
-    await (await door.desk()).accounts.set_active(body["user"]["account_id"], is_active=False)
+    await (await door.desk()).accounts.change(body["user"]["account_id"], is_active=False)
     await door.gateway.known_keys.catch_up()
     assert code_of(await door.get("/v1/limits", body["token"])) == (403, "account_deactivated")
 

@@ -43,7 +43,7 @@ async def revoke(door: Door, account_id: str, key_id: str) -> None:
 
 
 async def deactivate(door: Door, account_id: str, key_id: str) -> None:
-    await (await door.desk()).accounts.set_active(account_id, is_active=False)
+    await (await door.desk()).accounts.change(account_id, is_active=False)
     await door.gateway.known_keys.catch_up()
 
 

@@ -40,7 +40,7 @@ CHAT_PATHS = {
 
 async def let_proxy(door: Door, account_id: str, *, is_let: bool = True) -> None:
     """As the command line does it, beside the server, which looks for changes then."""
-    await (await door.desk()).accounts.let_proxy(account_id, is_let=is_let)
+    await (await door.desk()).accounts.change(account_id, may_proxy=is_let)
     await door.gateway.known_keys.catch_up()
 
 

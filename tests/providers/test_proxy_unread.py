@@ -489,7 +489,7 @@ async def test_a_margin_a_limit_and_the_wallet_count_here_too(tmp_path: Path) ->
     async with passing(tmp_path) as (door, provider, _):
         account_id = await door.account("1")
         key = await door.key(account_id, limits=OwnLimits(2, None, None, None))
-        await (await door.desk()).accounts.set_margin(account_id, 2000)
+        await (await door.desk()).accounts.change(account_id, margin=2000)
         await let_proxy(door, account_id)
         answers = [await door.post(b"{}", key, "/proxy/openai/v1/speech") for _ in range(3)]
         assert [answer.status_code for answer in answers] == [200, 200, 429]

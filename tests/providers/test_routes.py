@@ -256,7 +256,7 @@ async def test_a_key_for_some_models_alone_has_no_others_answer(stage: Stage) ->
 
 async def test_an_account_that_pays_more_has_its_own_prices_capped(stage: Stage) -> None:
     account = await stage.door.account("10")
-    await (await stage.door.desk()).accounts.set_margin(account, 1000)
+    await (await stage.door.desk()).accounts.change(account, margin=1000)
     key = await stage.door.key(account)
     for prompt, status in (("0.1", 404), ("0.10999", 404), ("0.11", 200)):
         wanted = {"max_price": {"prompt": prompt}}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from mcp_gateway.core.audit.changes import said_of
 from mcp_gateway.core.audit.log import Actor, Audited
 from mcp_gateway.core.engine import Engine, Fact, InOutage, Read, Write
+from mcp_gateway.core.identity.accounts import ChangeAccount
 from mcp_gateway.core.identity.key_ring import CreateKey
 from mcp_gateway.core.ledger.orders import CarryOut
 
@@ -30,6 +31,8 @@ class Auditing:
     def _noted(self, write: Write[Any]) -> Write[Any]:
         if isinstance(write, CarryOut):  # which another process has left, and answers
             return replace(write, write=self._noted(write.write))
+        if isinstance(write, ChangeAccount):
+            write = replace(write, changes=tuple(self._noted(one) for one in write.changes))
         if isinstance(write, CreateKey):
             write = replace(write, behind=tuple(self._noted(one) for one in write.behind))
         said = said_of(write)

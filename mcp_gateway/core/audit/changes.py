@@ -12,6 +12,7 @@ from mcp_gateway.core.identity.accounts import (
     AttributeAccount,
     CreateAccount,
     LetAccountProxy,
+    RenameAccount,
     SetAccountActive,
     SetAccountLimits,
     SetAccountMargin,
@@ -60,6 +61,11 @@ def _of_account(action: str, account_id: str) -> Said:
 
 def _switched(write: SetAccountActive) -> Said:
     return _of_account("account.activate" if write.is_active else "account.deactivate", write.account_id)
+
+
+def _renamed(write: RenameAccount) -> Said:
+    """Neither name: that of somebody who registered is their e-mail address."""
+    return Said("account.rename", write.account_id, details=lambda is_done: {"name": "changed"} if is_done else None)
 
 
 def _of_key(action: str, key_id: str) -> Said:
@@ -162,6 +168,7 @@ def _marked(write: SetLowBalance) -> Said:
 
 _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     CreateAccount: lambda write: _of_account("account.create", write.account.id),
+    RenameAccount: _renamed,
     SetAccountActive: _switched,
     SetAccountLimits: lambda write: _of_account("account.limits", write.account_id),
     SetAccountMargin: lambda write: _of_account("account.margin", write.account_id),

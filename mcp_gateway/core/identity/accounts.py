@@ -38,6 +38,22 @@ class CreateAccount(Write[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeAccount(Write[bool]):
+    """Several changes of one account, in their order; False, and none of them, where there is no such account."""
+
+    account_id: str
+    changes: tuple[Write[bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RenameAccount(Write[bool]):
+    """False where there is no such account, or that is its name."""
+
+    account_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetAccountActive(Write[bool]):
     """False where there is no such account."""
 
@@ -77,6 +93,16 @@ class AttributeAccount(Write[bool]):
     is_attributed: bool
 
 
+_NOT_OF_GUESTS: dict[type[Write[bool]], str] = {
+    RenameAccount: "The guests' account keeps its name.",
+    SetAccountLimits: "What guests may use is set in the configuration, under [guests].",
+    SetAccountMargin: "Guests pay nothing.",
+    LetAccountProxy: "Guests never ask providers by their own paths.",
+    AttributeAccount: "What guests ask for is attributed to nobody.",
+}
+"""Why each is refused of the guests' account."""
+
+
 @dataclass(frozen=True, slots=True)
 class AllAccounts(Scan[list[Account]]):
     """The oldest first."""
@@ -107,10 +133,7 @@ class Accounts:
 
     async def create(self, name: str) -> Account:
         """Raises GatewayError `invalid_value` for a name that is no line of text, or empty."""
-        check_one_line(name, "name")
-        if not name.strip():
-            raise GatewayError("invalid_value", "An account needs a name.", param="name")
-        account = Account(self._new_id("acc"), name, self._now_ms(), True, OwnLimits())
+        account = Account(self._new_id("acc"), _checked_name(name), self._now_ms(), True, OwnLimits())
         await self._store.write(CreateAccount(account))
         return account
 
@@ -131,50 +154,60 @@ class Accounts:
             raise _unknown(account_id)
         return account
 
-    async def set_active(self, account_id: str, *, is_active: bool) -> None:
-        """Switch an account's keys off or on. Raises GatewayError `not_found`."""
-        if not await self._store.write(SetAccountActive(account_id, is_active)):
-            raise _unknown(account_id)
+    async def change(
+        self,
+        account_id: str,
+        *,
+        name: str | None = None,
+        limits: Mapping[str, Limit] | None = None,
+        margin: int | None = None,
+        may_proxy: bool | None = None,
+        is_attributed: bool | None = None,
+        is_active: bool | None = None,
+        and_then: Sequence[Write[bool]] = (),
+    ) -> None:
+        """Change what is given, of the limits those that are, and behind that `and_then`: all of it, or nothing.
 
-    async def set_limits(self, account_id: str, limits: Mapping[str, Limit]) -> None:
-        """Set those of an account's own limits that are given, one at least; others stay as they are by then.
-
-        Raises GatewayError `not_found`, `conflict` for the guests'.
+        `margin` is what it pays above the prices of the settings from now on, in hundredths of a percent. A key of an
+        account that is not active is refused. Raises GatewayError `not_found`; `conflict` for what the guests' account
+        cannot be given; `invalid_value` for a name that is no line of text, or empty.
         """
+        changes: list[Write[bool]] = []
+        if name is not None:
+            changes.append(RenameAccount(account_id, _checked_name(name)))
+        if limits:
+            changes.append(SetAccountLimits(account_id, limits))
+        if margin is not None:
+            changes.append(SetAccountMargin(account_id, _checked_margin(margin)))
+        if may_proxy is not None:
+            changes.append(LetAccountProxy(account_id, may_proxy))
+        if is_attributed is not None:
+            changes.append(AttributeAccount(account_id, is_attributed))
+        if is_active is not None:
+            changes.append(SetAccountActive(account_id, is_active))
         if account_id == GUEST_ACCOUNT_ID:
-            raise GatewayError("conflict", "What guests may use is set in the configuration, under [guests].")
-        if not await self._store.write(SetAccountLimits(account_id, limits)):
+            _check_guests(changes)
+        if not await self._store.write(ChangeAccount(account_id, (*changes, *and_then))):
             raise _unknown(account_id)
 
-    async def set_margin(self, account_id: str, margin: int) -> None:
-        """Have an account pay so many hundredths of a percent above the prices of the settings, from now on.
 
-        Raises GatewayError `not_found`, or `conflict` for the guests'.
-        """
-        if not 0 <= margin <= MAX_MARGIN:
-            raise ValueError(f"a margin is from 0 to {MAX_MARGIN}")
-        if account_id == GUEST_ACCOUNT_ID:
-            raise GatewayError("conflict", "Guests pay nothing.")
-        if not await self._store.write(SetAccountMargin(account_id, margin)):
-            raise _unknown(account_id)
+def _check_guests(changes: Sequence[Write[bool]]) -> None:
+    for change in changes:
+        if type(change) in _NOT_OF_GUESTS:
+            raise GatewayError("conflict", _NOT_OF_GUESTS[type(change)])
 
-    async def let_proxy(self, account_id: str, *, is_let: bool) -> None:
-        """Let an account's keys ask providers by their own paths, or not. Raises GatewayError `not_found`, `conflict`
-        for the guests'.
-        """
-        if account_id == GUEST_ACCOUNT_ID:
-            raise GatewayError("conflict", "Guests never ask providers by their own paths.")
-        if not await self._store.write(LetAccountProxy(account_id, is_let)):
-            raise _unknown(account_id)
 
-    async def attribute(self, account_id: str, *, is_attributed: bool) -> None:
-        """Have an account's requests attributed to users and tags from now on, or not. Raises GatewayError `not_found`,
-        `conflict` for the guests'.
-        """
-        if account_id == GUEST_ACCOUNT_ID:
-            raise GatewayError("conflict", "What guests ask for is attributed to nobody.")
-        if not await self._store.write(AttributeAccount(account_id, is_attributed)):
-            raise _unknown(account_id)
+def _checked_name(name: str) -> str:
+    check_one_line(name, "name")
+    if not name.strip():
+        raise GatewayError("invalid_value", "An account needs a name.", param="name")
+    return name
+
+
+def _checked_margin(margin: int) -> int:
+    if not 0 <= margin <= MAX_MARGIN:
+        raise ValueError(f"a margin is from 0 to {MAX_MARGIN}")
+    return margin
 
 
 def margin_of(percent: str) -> int:

@@ -73,7 +73,7 @@ async def test_an_account_may_use_what_the_highest_of_its_keys_may_unless_it_was
     of_account: OwnLimits,
     together: tuple[int | None, int | None, int | None, int | None],
 ) -> None:
-    await accounts.set_limits(account, asdict(of_account))
+    await accounts.change(account, limits=asdict(of_account))
     for limits in of_keys:
         _, raw = await keys.create(account, limits=limits)
     quota = (await identified(authenticator, raw)).quotas[1]
@@ -107,7 +107,7 @@ async def test_what_an_account_may_use_follows_its_keys_and_its_own_limits(
     assert await a_minute() == 200
     await keys.revoke(other.id)
     assert await a_minute() == 60
-    await accounts.set_limits(account, {"requests_per_minute": 7})
+    await accounts.change(account, limits={"requests_per_minute": 7})
     assert await a_minute() == 7
 
 
@@ -162,7 +162,7 @@ async def test_what_a_key_uses_counts_for_every_key_before_it(
 async def test_a_maker_s_default_binds_what_it_made_unless_its_account_was_given_a_limit(
     authenticator: Authenticator, keys: KeyRing, accounts: Accounts, account: str
 ) -> None:
-    await accounts.set_limits(account, {"requests_per_minute": 600, "in_flight": None})
+    await accounts.change(account, limits={"requests_per_minute": 600, "in_flight": None})
     maker, _ = await keys.create(account, limits=OwnLimits(in_flight=3))
     _, raw = await keys.create(account, made_by=maker.id)
     caller = await identified(authenticator, raw)

@@ -344,7 +344,7 @@ async def test_a_key_that_is_not_valid_any_more_makes_no_other(
     clock.now_ms += 10
     assert await refusal(keys.create(account, made_by=expired.id)) == "expired_api_key"
     live, _ = await keys.create(account)
-    await accounts.set_active(account, is_active=False)
+    await accounts.change(account, is_active=False)
     assert await refusal(keys.create(account, made_by=live.id)) == "account_deactivated"
 
 

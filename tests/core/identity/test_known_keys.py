@@ -117,10 +117,10 @@ async def test_keys_of_a_deactivated_account_are_refused_until_it_is_active_agai
 ) -> None:
     _, raw = await keys.create(account)
     await known.look_up(raw)
-    await accounts.set_active(account, is_active=False)
+    await accounts.change(account, is_active=False)
     await known.catch_up()
     assert await refusal(known, raw) == "account_deactivated"
-    await accounts.set_active(account, is_active=True)
+    await accounts.change(account, is_active=True)
     await known.catch_up()
     assert await resolve(known, raw)
 
@@ -144,7 +144,7 @@ async def test_a_listener_hears_of_each_key_that_stops_being_valid_once(
     await keys.revoke(first.id)
     await keys.revoke(first.id)
     assert heard == [(first.id, "revoked_api_key")]
-    await accounts.set_active(account, is_active=False)
+    await accounts.change(account, is_active=False)
     await known.catch_up()
     assert heard[1:] == [(second.id, "account_deactivated")]
 
@@ -178,7 +178,7 @@ async def test_the_limits_of_an_account_are_read_once_for_all_of_its_minted_keys
     limits = known.account_limits(account)
     await known.look_up(raw_of_maker)  # which may use more than those that are known
     assert reads() == 2
-    await accounts.set_limits(account, {"in_flight": 3})
+    await accounts.change(account, limits={"in_flight": 3})
     await known.catch_up()
     assert (reads(), known.account_limits(account).own.in_flight) == (3, 3)
     assert known.account_limits(account) != limits

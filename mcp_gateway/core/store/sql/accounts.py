@@ -9,8 +9,10 @@ from mcp_gateway.core.identity.accounts import (
     AccountsPage,
     AllAccounts,
     AttributeAccount,
+    ChangeAccount,
     CreateAccount,
     LetAccountProxy,
+    RenameAccount,
     SetAccountActive,
     SetAccountLimits,
     SetAccountMargin,
@@ -66,6 +68,19 @@ def _create(transaction: Transaction, write: CreateAccount) -> None:
     account = write.account
     row = (account.id, account.name, account.created_at_ms)
     transaction.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?)", row)
+
+
+def _change(transaction: Transaction, write: ChangeAccount) -> bool:
+    if transaction.first("SELECT 1 FROM accounts WHERE id = ?", (write.account_id,)) is None:
+        return False
+    for change in write.changes:
+        transaction.run(change)
+    return True
+
+
+def _rename(transaction: Transaction, write: RenameAccount) -> bool:
+    renamed = "UPDATE accounts SET name = ?1 WHERE id = ?2 AND name <> ?1"
+    return bool(transaction.execute(renamed, (write.name, write.account_id)))
 
 
 def _set_active(transaction: Transaction, write: SetAccountActive) -> bool:
@@ -145,6 +160,8 @@ def _account(row: Row) -> Account:
 EXECUTORS = Executors(
     alone={
         CreateAccount: _create,
+        ChangeAccount: _change,
+        RenameAccount: _rename,
         SetAccountActive: _set_active,
         SetAccountLimits: _set_limits,
         SetAccountMargin: _set_margin,

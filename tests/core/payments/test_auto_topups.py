@@ -220,6 +220,22 @@ async def test_money_that_comes_in_before_stripe_is_asked_makes_a_payment_needle
 # Between the row, the call and the answer
 
 
+async def test_what_is_taken_away_by_hand_or_expires_is_not_charged_and_what_is_spent_behind_it_is(
+    rig: Rig, stripe: FakeStripe
+) -> None:
+    """Whoever is paid out, or leaves a gift unused, is not charged for that."""
+    await rig.ledger.adjust(rig.account, -8 * USD, "paid out")
+    await rig.pay()
+    await rig.ledger.grant(rig.account, 10 * USD, "a gift", expires_at_ms=rig.clock() + HOUR_MS)
+    rig.clock.now_ms += HOUR_MS
+    assert await rig.ledger.expire_grants() == 10 * USD
+    await rig.pay()
+    assert (stripe.intents, await rig.usd(), (await rig.standing()).is_on) == ({}, 2, True)
+    await rig.spend(1)
+    await rig.pay()
+    assert await rig.usd() == 21
+
+
 async def test_a_process_that_is_killed_between_the_row_and_the_call_pays_at_its_next_start(
     rig: Rig, stripe: FakeStripe
 ) -> None:

@@ -21,6 +21,9 @@ from mcp_gateway.core.store.transaction import Row, Transaction
 _WALLET = f"SELECT paid_nano, granted_nano, {MARK}, {THRESHOLD} FROM wallets WHERE account_id = ?"
 _NEW_WALLET = "INSERT INTO wallets (paid_nano, granted_nano, account_id, held_nano) VALUES (?, ?, ?, 0)"
 _CHANGED_WALLET = "UPDATE wallets SET paid_nano = ?, granted_nano = ? WHERE account_id = ?"
+_BEGINNING: frozenset[EntryKind] = frozenset({"settle", "credit"})
+"""What begins a payment where it leaves too little: what is spent, and a payment that was not enough. Nobody is charged
+for what the operator takes away, or for a gift that expires."""
 _TRANSACTION = """
 INSERT INTO ledger_transactions
     (account_id, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
@@ -156,7 +159,11 @@ class Journal:
         balance_nano = wallet.paid_nano + wallet.granted_nano
         if wallet.mark_nano is not None and balance_nano < wallet.mark_nano:
             tell_of_low_balance(self._transaction, account_id, balance_nano, wallet.mark_nano)
-        if wallet.threshold_nano is not None and balance_nano < wallet.threshold_nano:
+        if wallet.threshold_nano is not None and balance_nano < wallet.threshold_nano and self._may_begin(account_id):
             begin_auto_payment(self._transaction, account_id)
         left = grants.left(self._connection, account_id) if wallet.granted_nano else ()
         self._transaction.tell(WalletState(account_id, wallet.paid_nano, left, version))
+
+    def _may_begin(self, account_id: str) -> bool:
+        """Whether something here may have an account topped up."""
+        return any(one == account_id and kind in _BEGINNING for one, kind, *_ in self._entries)

@@ -31,6 +31,7 @@ from http_api.feedback import Feedback
 from http_api.generations import Generations
 from http_api.health import Health, MetricsPage
 from http_api.inference import InferenceEndpoint
+from http_api.issuer_sign_in import IssuerSignIn
 from http_api.key_objects import KeyObjects
 from http_api.keys import Keys
 from http_api.limits import Limits
@@ -67,6 +68,7 @@ from http_api.welcome import Welcome
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.hosts import Hosts
+from mcp_gateway.core.identity.oidc.browser_sign_in import FLOW_MS, START
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.origins import Origins
@@ -157,6 +159,9 @@ def _pages(gateway: Gateway, run: Endpoints, base_url: str) -> list[AnyOperation
         first_model=lambda: next(iter(gateway.published.current), "demo/echo"),
         now_ms=now_ms,
         base_url=base_url,
+        takes_passwords=not gateway.settings.oidc.only,
+        issuer_path=_start_path(gateway),
+        issuer_name=gateway.settings.oidc.shown_name,
     )
     return console_operations(run, parts)
 
@@ -187,6 +192,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
         card=_card_of(gateway, has_sign_in=resources is not None),
         tools=Tools(gateway.tool_servers),
         people=PeopleDoor(gateway.sign_in, gateway.sign_ins, cookie_of(settings)),
+        issuer_sign_in=_issuer_sign_in(gateway),
         models=_models(gateway),
         keys=Keys(
             gateway.keys,
@@ -230,7 +236,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
             operators,
             needs_token=settings.metrics_token is not None,
         ),
-        welcome=Welcome(gateway.version),
+        welcome=Welcome(gateway.version, _start_path(gateway)),
         admin=_admin_endpoints(gateway, base_url),
     )
 
@@ -310,9 +316,29 @@ def _inference_of(surface: Surface, gateway: Gateway, **more: Any) -> InferenceE
     )
 
 
+def _start_path(gateway: Gateway) -> str | None:
+    """Where people sign in with a browser at an issuer, if they do."""
+    return START if gateway.settings.oidc.has_browser else None
+
+
+def _issuer_sign_in(gateway: Gateway) -> IssuerSignIn | None:
+    oidc = gateway.oidc
+    if oidc is None or oidc.browser is None:
+        return None
+    is_insecure = gateway.settings.users.insecure_cookie
+    return IssuerSignIn(
+        oidc.browser,
+        oidc.arrivals,
+        gateway.sign_in,
+        gateway.sign_ins,
+        cookie=cookie_of(gateway.settings),
+        flow_cookie=Cookie(b"gw_sign_in", is_insecure=is_insecure, lifetime_s=FLOW_MS // 1000),
+    )
+
+
 def cookie_of(settings: Settings) -> Cookie:
     users = settings.users
-    return Cookie(is_insecure=users.insecure_cookie, lifetime_s=users.session_lifetime_s)
+    return Cookie(b"gw_console", is_insecure=users.insecure_cookie, lifetime_s=users.session_lifetime_s)
 
 
 class _Bounds(TypedDict):

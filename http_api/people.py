@@ -15,7 +15,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as, site_of
 from mcp_gateway.core.identity.emails import canonical_email
 from mcp_gateway.core.identity.people import Person, ToldSecret
-from mcp_gateway.core.identity.sessions import UserSession
+from mcp_gateway.core.identity.sessions import SignedInBy, UserSession
 from mcp_gateway.core.identity.sign_in import SignedIn, SignIn, read_email
 from mcp_gateway.core.limits.sign_ins import SignIns
 
@@ -63,6 +63,7 @@ class UserObject(Told):
     scopes: list[KeyScope]
     created_at: int
     session_id: str | Absent = None
+    signed_in_by: SignedInBy | Absent = None
 
 
 class TokenObject(Told):
@@ -86,6 +87,7 @@ class SessionObject(Told):
     current: bool
     agent: str
     network: str
+    signed_in_by: SignedInBy
     created_at: int
     last_seen_at: int
     expires_at: int
@@ -145,20 +147,20 @@ class PeopleDoor:
         self._cookie = cookie
 
     async def register(self, asked: Asked[Query, RegisterBody]) -> Answered[SignedInObject]:
-        address = self._count(asked)
+        address = count_by_address(self._sign_ins, asked)
         email = canonical_email(asked.body.email)
         signed = await self._sign_in.register(
-            email, asked.body.password, secret=asked.body.token, counted_as=address, **_from(asked)
+            email, asked.body.password, secret=asked.body.token, counted_as=address, **opened_from(asked)
         )
         self._sign_ins.succeed(email, address)
         return self._signed_in(signed)
 
     async def login(self, asked: Asked[Query, LoginBody]) -> Answered[SignedInObject]:
-        address = self._count(asked)
+        address = count_by_address(self._sign_ins, asked)
         email = read_email(asked.body.email)
         name = email or asked.body.email  # what is no address is counted like an unknown one
         self._sign_ins.begin(name, address)
-        signed = await self._sign_in.sign_in(email, asked.body.password, **_from(asked))
+        signed = await self._sign_in.sign_in(email, asked.body.password, **opened_from(asked))
         self._sign_ins.succeed(name, address)
         return self._signed_in(signed)
 
@@ -177,7 +179,8 @@ class PeopleDoor:
         user = asked.caller.user
         person = await self._sign_in.people.get(user.user_id)
         session: dict[str, Any] = {"session_id": user.session_id} if user.session_id else {}
-        return UserObject(**_fields_of(person), **session)
+        signed_in_by = await self._sign_in.way_of(user)
+        return UserObject(**_fields_of(person), **session, signed_in_by=signed_in_by)
 
     async def delete(self, asked: Asked[Query, Nothing]) -> Answered[DeletedUser]:
         user = asked.caller.user
@@ -191,7 +194,7 @@ class PeopleDoor:
             message = "Send either `current_password`, signed in, or the `token` that was made for this."
             raise GatewayError("missing_parameter", message, param="current_password")
         if body.token is not None:
-            self._count(asked)
+            count_by_address(self._sign_ins, asked)
             await self._sign_in.choose_password(body.token, body.password)
         else:
             await self._change_password(asked)
@@ -214,7 +217,7 @@ class PeopleDoor:
         return UserList(object="list", data=[UserObject(**_fields_of(person)) for person in found])
 
     async def invite(self, asked: Asked[Query, InvitationBody]) -> Answered[OneTimeSecretObject]:
-        self._count(asked)  # who is a user already is told as rarely as where they register
+        count_by_address(self._sign_ins, asked)  # who is a user already is told as rarely as where they register
         email = None if asked.body.email is None else canonical_email(asked.body.email)
         caller = asked.caller
         return told_once(await self._sign_in.invite(caller.user, caller.account_id, email, asked.body.role))
@@ -228,12 +231,6 @@ class PeopleDoor:
         self._sign_ins.begin(user.user_id, address)
         await self._sign_in.change_password(user, asked.body.current_password or "", asked.body.password)
         self._sign_ins.succeed(user.user_id, address)
-
-    def _count(self, asked: Asked[Any, Any]) -> str:
-        """The address that it is counted by."""
-        address = counted_as(asked.context.address)
-        self._sign_ins.count_address(address, site_of(address))
-        return address
 
     def _signed_in(self, signed: SignedIn) -> Answered[SignedInObject]:
         told = SignedInObject(
@@ -253,7 +250,14 @@ def told_once(secret: ToldSecret) -> Answered[OneTimeSecretObject]:
     return Answered(told, headers=(NOT_STORED,))
 
 
-def _from(asked: Asked[Any, Any]) -> dict[str, str]:
+def count_by_address(sign_ins: SignIns, asked: Asked[Any, Any]) -> str:
+    """The address that it is counted by. Raises GatewayError `too_many_sign_ins`."""
+    address = counted_as(asked.context.address)
+    sign_ins.count_address(address, site_of(address))
+    return address
+
+
+def opened_from(asked: Asked[Any, Any]) -> dict[str, str]:
     """What a session remembers of where it was opened."""
     agent = asked.context.sent.get(b"user-agent", b"").decode("latin-1")
     return {"agent": agent, "address": asked.context.address}
@@ -279,6 +283,7 @@ def _session_object(session: UserSession, current_id: str) -> SessionObject:
         current=session.id == current_id,
         agent=session.agent,
         network=session.network,
+        signed_in_by=session.signed_in_by,
         created_at=session.created_at_ms // 1000,
         last_seen_at=session.seen_at_ms // 1000,
         expires_at=session.expires_at_ms // 1000,

@@ -30,6 +30,7 @@ from http_api.feedback import Feedback, FeedbackBody, FeedbackObject
 from http_api.generations import GenerationObject, GenerationQuery, Generations
 from http_api.health import Health, HealthObject, MetricsPage
 from http_api.inference import HEADERS, IGNORED, InferenceEndpoint, InferenceQuery
+from http_api.issuer_sign_in import LOCATION, CallbackQuery, IssuerSignIn, RedirectObject, StartQuery
 from http_api.key_objects import CreatedKey, KeyObject, KeyPage, RevokedKey
 from http_api.keys import KeyChange, Keys, KeysQuery, NewKey, RevokeQuery, Rotation
 from http_api.limits import Limits, LimitsObject
@@ -89,6 +90,7 @@ from http_api.webhooks import RemovedWebhook, WebhookBody, WebhookDoor, WebhookO
 from http_api.welcome import Welcome, WelcomeObject
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.errors import Code
+from mcp_gateway.core.identity.oidc.browser_sign_in import CALLBACK, START
 from mcp_gateway.core.mcp_paths import GUEST_PATH
 from mcp_gateway.core.observe.metrics import CONTENT_TYPE
 
@@ -123,6 +125,8 @@ class Endpoints:
     """None where the gateway does not know its own address."""
     tools: Tools
     people: PeopleDoor
+    issuer_sign_in: IssuerSignIn | None
+    """None where nobody signs in elsewhere with a browser."""
     models: Models
     keys: Keys
     limits: Limits
@@ -159,6 +163,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *_attribution(run.attribution),
         *_keys(run.keys),
         *_for_people([*_people(run.people), *_colleagues(run.people), *_keys_of_people(run.keys)]),
+        *([] if run.issuer_sign_in is None else _issuer_sign_in(run.issuer_sign_in)),
         *_money(run.billing, run.statements),
         *(_payments(run.topups) if run.topups.are_configured else _no_payments(run.topups)),
         *_auto_topups(run.auto_topups),
@@ -825,6 +830,51 @@ def _colleagues(people: PeopleDoor) -> list[AnyOperation]:
             refuses=_NOT_FOUND,
         ),
     ]
+
+
+def _issuer_sign_in(issuer: IssuerSignIn) -> list[AnyOperation]:
+    """At the root alone, where the issuer sends browsers back to; who comes for the first time is judged by country."""
+    return [
+        Operation(
+            method="GET",
+            path=START,
+            name="oidc_start",
+            summary="Lead a browser to the issuer, where its person signs in.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=StartQuery,
+            body=Nothing,
+            answer=RedirectObject,
+            handle=issuer.start,
+            statuses=(303,),
+            headers=(LOCATION, SESSION_COOKIE),
+            refuses=frozenset({"issuer_unavailable"}),
+            prefixes=ROOT,
+            is_for_people=True,
+        ),
+        Operation(
+            method="GET",
+            path=CALLBACK,
+            name="oidc_callback",
+            summary="Sign in whoever comes back from the issuer, in the browser that was led there.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=CallbackQuery,
+            body=Nothing,
+            answer=RedirectObject,
+            handle=issuer.callback,
+            statuses=(303,),
+            headers=(LOCATION, SESSION_COOKIE),
+            refuses=_SIGN_IN
+            | {
+                "sign_in_failed", "issuer_unavailable", "registration_closed", "account_deactivated",
+                "insufficient_permissions", "unsupported_region", "invalid_api_key", "expired_session",
+                "invalid_credentials", "invalid_value",
+            },
+            prefixes=ROOT,
+            is_for_people=True,
+        ),
+    ]  # fmt: skip
 
 
 def _webhooks(webhooks: WebhookDoor) -> list[AnyOperation]:

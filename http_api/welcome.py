@@ -1,8 +1,8 @@
 """GET /: what this is and where its doors are, for a person or an agent that found the address."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from http_api.operations import Asked, Nothing, Told
+from http_api.operations import Absent, Asked, Nothing, Told
 from http_api.query import AnyQuery
 
 
@@ -22,11 +22,15 @@ class WelcomeObject(Told):
     mcp: McpPaths
     models: str
     health: str
+    sign_in: str | Absent = None
 
 
 class Welcome:
-    def __init__(self, version: str) -> None:
+    """`sign_in` is where a browser is led to an issuer, if it is."""
+
+    def __init__(self, version: str, sign_in: str | None) -> None:
         self._version = version
+        self._sign_in: dict[str, Any] = {} if sign_in is None else {"sign_in": sign_in}
 
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> WelcomeObject:
         return WelcomeObject(
@@ -36,4 +40,5 @@ class Welcome:
             mcp=McpPaths(streamable_http="/v1/mcp", sse="/v1/mcp/sse"),
             models="/v1/models",
             health="/health",
+            **self._sign_in,
         )

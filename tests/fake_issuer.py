@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-CLIENT_ID, CLIENT_SECRET = "gateway", "secret of this suite"
+CLIENT_ID, CLIENT_SECRET = "gateway", "a:secret/of+this%suite"
 LIFETIME_S = 300
 _numbers = count(1)
 
@@ -80,6 +80,10 @@ class FakeIssuer:
     """In place of its keys."""
     person: dict[str, Any] = field(default_factory=lambda: {"sub": "ann", "email": "ann@example.com"})
     """The claims of whoever signs in; `email` and what belongs to it are told by userinfo alone."""
+    id_claims: dict[str, Any] = field(default_factory=dict)
+    """In place of what ID tokens say otherwise; None leaves a claim out."""
+    granted: tuple[int, dict[str, Any]] | None = None
+    """In place of what the token endpoint answers."""
     refusal: str | None = None
     redirects: set[str] = field(default_factory=set)
     """The addresses that the gateway's client may have a browser led back to; any while it is empty."""
@@ -184,6 +188,8 @@ class FakeIssuer:
 
     async def _exchange(self, request: Request) -> Response:
         form = dict(parse_qsl((await request.body()).decode()))
+        if self.granted is not None:
+            return await self._answer(request, self.granted[1], self.granted[0])
         client_id, granted = self._client_of(request, form), self.codes.pop(form.get("code", ""), None)
         if client_id is None:
             return await self._answer(request, {"error": "invalid_client"}, 401)
@@ -194,8 +200,8 @@ class FakeIssuer:
         access = self.token(audience, sub=sub, scope=granted.asked.get("scope", ""), client_id=client_id)
         answer = {"access_token": access, "token_type": "Bearer", "expires_in": LIFETIME_S}
         if "openid" in granted.asked.get("scope", "").split():
-            identity = self.claims(aud=client_id, sub=sub, nonce=granted.asked.get("nonce"))
-            answer["id_token"] = self.pair.sign(identity, typ="JWT")
+            usual = {"aud": client_id, "sub": sub, "nonce": granted.asked.get("nonce")}
+            answer["id_token"] = self.pair.sign(self.claims(**usual | self.id_claims), typ="JWT")
         return await self._answer(request, answer)
 
     def _client_of(self, request: Request, form: dict[str, str]) -> str | None:
@@ -205,6 +211,8 @@ class FakeIssuer:
             client_id, _, secret = base64.b64decode(shown).decode().partition(":")
             is_right = (unquote(client_id), unquote(secret)) == (CLIENT_ID, CLIENT_SECRET)
             return CLIENT_ID if is_right else None
+        if (form.get("client_id"), form.get("client_secret")) == (CLIENT_ID, CLIENT_SECRET):
+            return CLIENT_ID
         return form.get("client_id") if form.get("client_id") in self.clients else None
 
     async def _tell_person(self, request: Request) -> Response:

@@ -105,6 +105,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_oidc.py",
                 "tests/core/identity/oidc/test_issued_tokens.py",
             ],
+            "Who signs in with a browser at the issuer comes back to where they began, in the browser that began, and nobody else does.": [
+                "tests/doors/test_oidc_browser.py",
+            ],
         },
     ),
     "Providers": Area(

@@ -6,10 +6,10 @@ from html import unescape
 import pytest
 
 from http_api.console.forms import Form
-from http_api.console.serving import local_path
 from http_api.console.view import compact, money
 from http_api.keys import NewKey
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.web_address import local_path
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_a_field_cannot_be_of_two_kinds() -> None:
         "/a\\b",
         "/ä",
         "/a\n",
+        "/" + 2000 * "a",
     ],
 )
 def test_only_a_path_of_the_gateway_s_is_gone_on_to(wanted: str) -> None:

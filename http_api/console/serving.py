@@ -213,12 +213,3 @@ def _path_of(scope: Scope) -> str:
     query = scope["query_string"].decode("latin-1")
     path: str = scope["path"]
     return f"{path}?{query}" if query else path
-
-
-def local_path(wanted: str, otherwise: str) -> str:
-    """Where to go on after signing in: a path of this gateway's, whatever was asked for.
-
-    A browser takes `//host` and `/\\host` for other hosts, and drops tabs and line ends on the way.
-    """
-    is_local = wanted.startswith("/") and not wanted.startswith(("//", "/\\"))
-    return wanted if is_local and wanted.isascii() and wanted.isprintable() and "\\" not in wanted else otherwise

@@ -27,6 +27,10 @@ class ConsoleParts:
     first_model: Callable[[], str]
     now_ms: Callable[[], int]
     base_url: str
+    takes_passwords: bool
+    issuer_path: str | None
+    """Where people sign in elsewhere, if they do."""
+    issuer_name: str
 
 
 def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation]:
@@ -36,7 +40,13 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
     console = Console(templates, parts.people)
     keys = KeyPages(run.keys, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
     return [
-        *SignInPages(run.people, parts.registration).rows(console),
+        *SignInPages(
+            run.people,
+            parts.registration,
+            takes_passwords=parts.takes_passwords,
+            issuer_path=parts.issuer_path,
+            issuer_name=parts.issuer_name,
+        ).rows(console),
         *keys.rows(console),
         console.file(STATIC_PATH, files.get),
         console.unknown(),

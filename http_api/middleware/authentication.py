@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 
 from starlette.types import Scope
 
-from http_api.middleware.cookies import Cookie, check_page, is_no_page_of_others, is_own_page
+from http_api.middleware.cookies import Cookie, check_page, is_no_page_of_others, is_opened_by_link, is_own_page
 from http_api.middleware.credentials import credential_of, credentials_of, may_be_several
 from http_api.operations import Access, AnyOperation
 from mcp_gateway.core.caller import Administrator, Caller
@@ -56,8 +56,13 @@ class Authentication:
         return None
 
     def _cookie_in(self, context: RequestContext, operation: AnyOperation) -> str | None:
-        is_taken = is_no_page_of_others if operation.is_for_people else is_own_page
-        return self._cookie.value_in(context.sent) if is_taken(context.sent) else None
+        """What is only read for people is also shown to whoever follows a link: an issuer sends them back by one."""
+        sent = context.sent
+        if operation.is_for_people:
+            is_taken = is_no_page_of_others(sent) or (operation.method == "GET" and is_opened_by_link(sent))
+        else:
+            is_taken = is_own_page(sent)
+        return self._cookie.value_in(sent) if is_taken else None
 
     async def _try_cookie(self, cookie: str, context: RequestContext, *, is_public: bool) -> None:
         """A browser goes on sending what is over: where everybody may ask, its person is a guest then."""

@@ -1,4 +1,4 @@
-"""The cookie by which a browser shows its session, and from which pages it is taken.
+"""The cookies by which a browser shows its session or a sign-in under way, and from which pages they are taken.
 
 SameSite does not tell the ports of a host apart, so that Sec-Fetch-Site is read, too (Fetch Metadata). Whether a cookie
 is good is judged elsewhere.
@@ -15,8 +15,8 @@ Header = tuple[bytes, bytes]
 class Cookie:
     """Its name, and how it is set: for this host alone and over TLS (`__Host-`), unless the settings say otherwise."""
 
-    def __init__(self, *, is_insecure: bool, lifetime_s: int) -> None:
-        self._name = b"gw_console" if is_insecure else b"__Host-gw_console"
+    def __init__(self, name: bytes, *, is_insecure: bool, lifetime_s: int) -> None:
+        self._name = name if is_insecure else b"__Host-" + name
         self._rest = b"; Path=/; HttpOnly; SameSite=Lax" + (b"" if is_insecure else b"; Secure")
         self._lifetime_s = lifetime_s
 
@@ -49,6 +49,11 @@ def is_no_page_of_others(sent: Mapping[bytes, bytes]) -> bool:
         return site in (b"same-origin", b"none")
     origin = sent.get(b"origin")  # of a browser that does not tell more
     return origin is None or origin.partition(b"://")[2] == sent.get(b"host")
+
+
+def is_opened_by_link(sent: Mapping[bytes, bytes]) -> bool:
+    """Whether a page is opened in a tab of its own, from wherever: whoever sent a browser here cannot read it."""
+    return sent.get(b"sec-fetch-mode") == b"navigate" and sent.get(b"sec-fetch-dest") == b"document"
 
 
 def check_page(method: str, sent: Mapping[bytes, bytes]) -> None:

@@ -32,10 +32,10 @@ _OPERATOR = "Only the operator of this gateway can change that."
 
 Code = Literal[
     "invalid_json", "invalid_type", "missing_parameter", "unsupported_parameter", "invalid_value",
-    "context_length_exceeded", "vision_disabled", "invalid_image_url", "invalid_api_key", "revoked_api_key",
-    "expired_api_key", "expired_session", "invalid_credentials", "missing_credentials", "insufficient_balance",
-    "below_minimum_balance", "budget_exhausted", "balance_held", "insufficient_quota", "content_policy",
-    "unsupported_region", "account_deactivated", "insufficient_permissions", "insufficient_scope",
+    "context_length_exceeded", "vision_disabled", "invalid_image_url", "sign_in_failed", "invalid_api_key",
+    "revoked_api_key", "expired_api_key", "expired_session", "invalid_credentials", "missing_credentials",
+    "insufficient_balance", "below_minimum_balance", "budget_exhausted", "balance_held", "insufficient_quota",
+    "content_policy", "unsupported_region", "account_deactivated", "insufficient_permissions", "insufficient_scope",
     "ip_not_authorized", "registration_closed", "sign_in_elsewhere", "foreign_origin", "guests_not_allowed",
     "model_not_found", "unknown_url", "unsupported_endpoint", "not_found", "method_not_allowed", "conflict",
     "body_too_large", "unsupported_encoding", "unknown_host", "idempotency_mismatch", "headers_too_large",
@@ -56,6 +56,7 @@ TABLE: dict[Code, Row] = {
     "context_length_exceeded": Row(400, "invalid_request", "Shorten the messages or lower max_tokens."),
     "vision_disabled": Row(400, "invalid_request", "Send the request without images."),
     "invalid_image_url": Row(400, "invalid_request", "Name the image by another address, or send it as a data: URI."),
+    "sign_in_failed": Row(400, "invalid_request", "Begin the sign-in again."),
     "invalid_api_key": Row(401, "invalid_auth", _KEY),
     "revoked_api_key": Row(401, "invalid_auth", _KEY),
     "expired_api_key": Row(401, "invalid_auth", _KEY),

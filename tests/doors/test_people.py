@@ -95,7 +95,7 @@ async def test_who_registers_is_signed_in_and_owns_an_account(door: Door) -> Non
         False,
     )
     me = await door.get("/auth/me", body["token"])
-    assert me.json() == body["user"] | {"session_id": body["session_id"]}
+    assert me.json() == body["user"] | {"session_id": body["session_id"], "signed_in_by": "password"}
 
 
 @each("prefix", ["", "/v1", "/api/v1/inference"])

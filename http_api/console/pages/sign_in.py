@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from http_api.console.forms import Form
-from http_api.console.serving import SIGN_IN_PATH, AskedPage, Console, SeeOther, Shown, again, asking, local_path
+from http_api.console.serving import SIGN_IN_PATH, AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.operations import Access, Answered, AnyOperation, Asked, Nothing
 from http_api.people import LoginBody, PasswordBody, PeopleDoor, RegisterBody
 from http_api.query import Query
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.sign_in import Registration
+from mcp_gateway.core.web_address import local_path
 
 HOME = "/console/keys"
 
@@ -27,20 +28,22 @@ class TokenQuery(Query):
 
 
 class SignInPages:
-    """`registration` tells who may register, and `issuer_path` where people sign in elsewhere, if they do."""
+    """`registration` tells who may register, and `issuer_path` where people sign in by an issuer, if they do."""
 
     def __init__(
         self,
         people: PeopleDoor,
         registration: Callable[[], Registration | None],
         *,
-        takes_passwords: bool = True,
-        issuer_path: str | None = None,
+        takes_passwords: bool,
+        issuer_path: str | None,
+        issuer_name: str,
     ) -> None:
         self._people = people
         self._registration = registration
         self._takes_passwords = takes_passwords
         self._issuer_path = issuer_path
+        self._issuer_name = issuer_name
 
     def rows(self, console: Console) -> list[AnyOperation]:
         rows = [
@@ -107,6 +110,7 @@ class SignInPages:
             "takes_registrations": self._registration() == "open",
             "takes_passwords": self._takes_passwords,
             "issuer_path": self._issuer_path,
+            "issuer_name": self._issuer_name,
         }
 
 

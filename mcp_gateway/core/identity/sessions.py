@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mcp_gateway.core.caller import ROLE_SCOPES, KeyScope, Role, User
 from mcp_gateway.core.clock import MINUTE_MS
@@ -35,6 +35,9 @@ _MOST_KNOWN = 10_000
 _WATCH_INTERVAL_S = 5.0
 _MOST_AGENT_CHARS = 200
 
+SignedInBy = Literal["password", "issuer"]
+"""How a session was begun; a secret that works once counts as the password that it sets."""
+
 
 @dataclass(frozen=True, slots=True)
 class UserSession:
@@ -50,6 +53,7 @@ class UserSession:
     expires_at_ms: int
     agent: str
     network: str
+    signed_in_by: SignedInBy = "password"
     is_account_active: bool = True
 
     @property
@@ -169,6 +173,7 @@ class UserSessions:
         is_administrator: bool,
         agent: str,
         address: str,
+        signed_in_by: SignedInBy,
         password_hash: str | None = None,
     ) -> OpenedSession:
         """A session of its own for each sign-in, so that nobody can choose another's."""
@@ -176,7 +181,7 @@ class UserSessions:
         cookie = COOKIE_PREFIX + secrets.token_urlsafe(32)
         session = UserSession(
             self._new_id("ses"), user_id, account_id, role, is_administrator, now_ms, now_ms,
-            now_ms + self.lifetimes.longest_ms, shown(agent, _MOST_AGENT_CHARS), network_of(address),
+            now_ms + self.lifetimes.longest_ms, shown(agent, _MOST_AGENT_CHARS), network_of(address), signed_in_by,
         )  # fmt: skip
         await self._store.write(OpenSession(session, digest_of(cookie), self.lifetimes.most_per_user, password_hash))
         return OpenedSession(session, cookie)

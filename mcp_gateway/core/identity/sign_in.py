@@ -21,7 +21,7 @@ from mcp_gateway.core.identity.people import (
     useless_secret,
     wrong_credentials,
 )
-from mcp_gateway.core.identity.sessions import UserSession, UserSessions
+from mcp_gateway.core.identity.sessions import SessionById, SignedInBy, UserSession, UserSessions, session_refusal
 
 Registration = Literal["open", "invite", "closed"]
 
@@ -195,8 +195,23 @@ class SignIn:
             raise registration_closed()
         return False
 
+    async def way_of(self, user: User) -> SignedInBy:
+        """How the session that asks began; who has none shows a token of an issuer. Raises GatewayError (401)."""
+        if not user.session_id:
+            return "issuer"
+        session = await self.sessions.find(SessionById(user.session_id))
+        if session is None:
+            raise session_refusal("expired_session")  # it has ended since it was looked at
+        return session.signed_in_by
+
     async def open_session(
-        self, person: Person, agent: str, address: str, *, password_hash: str | None = None
+        self,
+        person: Person,
+        agent: str,
+        address: str,
+        *,
+        signed_in_by: SignedInBy = "password",
+        password_hash: str | None = None,
     ) -> SignedIn:
         """For whoever has shown that they are this person; by a password, if it is still theirs."""
         session, cookie = await self.sessions.open(
@@ -207,6 +222,7 @@ class SignIn:
             agent=agent,
             address=address,
             password_hash=password_hash,
+            signed_in_by=signed_in_by,
         )
         user = User(person.id, session.id, person.role, person.is_administrator)
         return SignedIn(person, session, cookie, await self.token_for(user))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from mcp_gateway.core.config import ConfigError, Settings
 from mcp_gateway.core.engine import Engine
 from mcp_gateway.core.identity.oidc.arrivals import Arrivals
+from mcp_gateway.core.identity.oidc.browser_sign_in import BrowserSignIn
 from mcp_gateway.core.identity.oidc.issued_tokens import IssuedTokens
 from mcp_gateway.core.identity.oidc.issuer import ACCESS_TOKEN_TYPES, AT_JWT_ONLY, Issuer
 from mcp_gateway.core.identity.oidc.issuer_http import IssuerHttp
@@ -14,14 +15,14 @@ from mcp_gateway.core.oidc_settings import OidcSettings
 
 
 class Oidc(NamedTuple):
-    """The issuer, who comes by it, and the tokens that programs show of it."""
+    """The issuer, who comes by it, the tokens that programs show of it, and how people sign in there."""
 
     settings: OidcSettings
-    client_secret: str | None
-    """None where the gateway is a client without one."""
     issuer: Issuer
     arrivals: Arrivals
     tokens: IssuedTokens
+    browser: BrowserSignIn | None
+    """None where the issuer does not know the gateway as a client."""
 
     async def aclose(self) -> None:
         await self.issuer.http.aclose()
@@ -61,4 +62,9 @@ def oidc_of(
         offered_scopes=chosen.offered_scopes,
         now_ms=now_ms,
     )
-    return Oidc(chosen, client_secret, issuer, arrivals, tokens)
+    browser = None
+    if chosen.has_browser and settings.public_url is not None:
+        browser = BrowserSignIn(
+            chosen, issuer, client_secret=client_secret, public_url=settings.public_url, now_ms=now_ms
+        )
+    return Oidc(chosen, issuer, arrivals, tokens, browser)

@@ -63,7 +63,7 @@ _PERSON = (
 )
 _SESSION = (
     "SELECT user_sessions.id, user_sessions.user_id, account_id, role, is_administrator, user_sessions.created_at_ms, "
-    "seen_at_ms, expires_at_ms, agent, network, accounts.is_active FROM user_sessions "
+    "seen_at_ms, expires_at_ms, agent, network, signed_in_by, accounts.is_active FROM user_sessions "
     "JOIN users ON users.id = user_sessions.user_id AND users.is_active "
     "JOIN memberships ON memberships.user_id = users.id JOIN accounts ON accounts.id = account_id "
 )
@@ -384,9 +384,9 @@ def _open_session(transaction: Transaction, write: OpenSession) -> None:
     one = write.session
     row = (
         one.id, one.user_id, write.cookie_sha256, one.created_at_ms, one.seen_at_ms, one.expires_at_ms, one.agent,
-        one.network,
+        one.network, one.signed_in_by,
     )  # fmt: skip
-    values = "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    values = "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
     is_still = "SELECT 1 FROM users WHERE id = ? AND is_active AND (? IS NULL OR password_hash = ?)"
     if not transaction.first(is_still, (one.user_id, write.password_hash, write.password_hash)):
         raise wrong_credentials()  # switched off, deleted or given another password since the password was compared
@@ -433,10 +433,13 @@ def _sessions(rows: Rows, read: SessionsOf) -> list[UserSession]:
 def _session(row: Row | None) -> UserSession | None:
     if row is None:
         return None
-    session_id, user_id, account_id, role, is_administrator, made_ms, seen_ms, ends_ms, agent, network, is_active = row
+    (
+        session_id, user_id, account_id, role, is_administrator, made_ms, seen_ms, ends_ms, agent, network, way,
+        is_active,
+    ) = row  # fmt: skip
     return UserSession(
         session_id, user_id, account_id, role, bool(is_administrator), made_ms, seen_ms, ends_ms, agent, network,
-        bool(is_active),
+        way, bool(is_active),
     )  # fmt: skip
 
 

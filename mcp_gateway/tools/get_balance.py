@@ -143,10 +143,12 @@ class GetBalance:
         money: dict[str, Any] = (await self._ledger.balance(caller.account_id)).as_object().model_dump()
         if self._topup_url is not None and not caller.is_guest:
             money["topup_url"] = self._topup_url
-        return money | ({} if caller.is_guest else await self._auto_topup(caller))
+        return money | await self._auto_topup(caller)
 
     async def _auto_topup(self, caller: Caller) -> dict[str, Any]:
-        """Nothing for most, who have set none."""
+        """Nothing for most, who have set none; what a card is charged is told to whoever sees to that, as over HTTP."""
+        if caller.is_guest or caller.is_minted or not caller.may("billing"):
+            return {}
         standing = await self._auto_topups.of(caller.account_id)
         if standing.terms is None:
             return {}

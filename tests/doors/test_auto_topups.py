@@ -52,6 +52,13 @@ async def paid(door: Door, account_id: str, cents: int, payment: str) -> None:
         assert (await door.post(body, None, WEBHOOK, stripe_signature=signed(body))).status_code == 200
 
 
+async def minted(door: Door, key: str) -> str:
+    made = await door.http.post(
+        "/v1/keys", json={"budgets": [{"amount_usd": "1", "window": "day"}]}, headers=bearer(key)
+    )
+    return str(made.json()["key"])
+
+
 async def test_a_wallet_that_a_chat_empties_is_filled_by_the_method_that_was_saved(
     door: Door, stripe: FakeStripe
 ) -> None:
@@ -72,6 +79,9 @@ async def test_a_wallet_that_a_chat_empties_is_filled_by_the_method_that_was_sav
         "threshold_usd": "5.00",
         "amount_usd": "20.00",
     }
+    for other in (await door.key(account_id, scopes={"inference", "read"}), await minted(door, key)):
+        assert "auto_topup" not in (await door.call("get_balance", other)).json()["result"]["structuredContent"]
+        assert (await door.get(PATH, other)).status_code == 403
     assert (await door.chat(key, model=PRICED["id"])).status_code == 200
     nano = await becomes(lambda: door.balance_nano(account_id), lambda nano: nano > 20 * 10**9)
     assert nano < 25 * 10**9

@@ -144,3 +144,23 @@ def test_secrets_are_told_with_an_address_that_people_can_ask(
     assert f'POST http://{reached}:8080/auth/password {{"token", "password"}}\n' in created
     invited = run("users", "invite").stdout
     assert f'POST http://{reached}:8080/auth/register {{"token", "email", "password"}}\n' in invited
+
+
+def test_where_people_sign_in_by_an_issuer_alone_nobody_is_invited_or_has_a_password(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_PUBLIC_URL", "https://gateway.example.com")
+    oidc = {"ISSUER": "https://id.example.com", "CLIENT_ID": "gateway", "ONLY": "true"}
+    for name, value in oidc.items():
+        monkeypatch.setenv(f"GATEWAY_OIDC__{name}", value)
+    user = told("users", "create", "ann@example.com")
+    assert (user["has_password"], "token" in user) == (False, False)
+    refused = [
+        run("users", "invite"),
+        run("users", "password", "ann@example.com"),
+        with_input(f"{PASSWORD}\n", "users", "password", "ann@example.com", "--password-stdin"),
+        with_input(f"{PASSWORD}\n", "users", "create", "bob@example.com", "--password-stdin"),
+    ]
+    said = "mcp-gateway: Nobody has a password here: people sign in by id.example.com.\n"
+    assert [(one.exit_code, one.stderr) for one in refused] == [(2, said)] * 4
+    assert rows(data_dir, "SELECT email, password_hash FROM users") == [("ann@example.com", None)]

@@ -378,7 +378,7 @@ def _users(users: UsersDoor) -> list[AnyOperation]:
             method="POST",
             path="/admin/users",
             name="admin_create_user",
-            summary="Make a user, and a secret by which they choose a password, which is shown this once.",
+            summary="Make a user, and where people have passwords a secret to choose one by, which is shown this once.",
             body=NewUser,
             answer=CreatedUser,
             handle=users.create,
@@ -394,7 +394,7 @@ def _users(users: UsersDoor) -> list[AnyOperation]:
             answer=OneTimeSecretObject,
             handle=users.invite,
             statuses=(201,),
-            refuses=_CHANGED,
+            refuses=_CHANGED | {"sign_in_elsewhere"},
         ),
         _row(
             method="GET",
@@ -423,7 +423,7 @@ def _users(users: UsersDoor) -> list[AnyOperation]:
             answer=OneTimeSecretObject,
             handle=users.let_choose_password,
             statuses=(201,),
-            refuses=_CHANGED,
+            refuses=_CHANGED | {"sign_in_elsewhere"},
         ),
         _row(
             method="DELETE",

@@ -85,7 +85,7 @@ class AdministeredUser(Told):
 
 
 class CreatedUser(AdministeredUser):
-    """The same with a secret by which they choose a password, which is shown this once."""
+    """The same with a secret by which they choose a password, which is shown this once; none where nobody has any."""
 
     token: str | Absent = None
     token_expires_at: int | Absent = None
@@ -120,9 +120,11 @@ class UsersDoor:
             role=body.role,
             is_administrator=body.administrator,
         )
-        secret = await people.password_secret(person.id, made_by=_user_id(asked))
-        ends_at = secret.expires_at_ms // 1000
-        told = CreatedUser(**_object(person).model_dump(), token=secret.raw, token_expires_at=ends_at)
+        secret: dict[str, Any] = {}
+        if people.have_passwords:
+            kept = await people.password_secret(person.id, made_by=_user_id(asked))
+            secret = {"token": kept.raw, "token_expires_at": kept.expires_at_ms // 1000}
+        told = CreatedUser(**_object(person).model_dump(), **secret)
         return Answered(told, headers=(NOT_STORED,))
 
     async def invite(self, asked: Asked[Query, NewInvitation]) -> Answered[OneTimeSecretObject]:

@@ -55,7 +55,10 @@ def create_user(
     quiet: QuietOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Make a user, with a password from the standard input, or a secret by which they choose one themselves."""
+    """Make a user, with a password from the standard input, or a secret by which they choose one themselves.
+
+    Where people sign in by an issuer alone, with neither.
+    """
     asked_role = _role(role)
     base_url = _base_url(config, data_dir)
 
@@ -65,7 +68,8 @@ def create_user(
         person = await desk.people.create(
             address, password_hash=password_hash, account_id=account, role=asked_role, is_administrator=is_administrator
         )
-        secret = None if password_stdin else await desk.people.password_secret(person.id)
+        needs_secret = not password_stdin and desk.people.have_passwords
+        secret = await desk.people.password_secret(person.id) if needs_secret else None
         words = f"user {person.id} ({person.email}), {person.role} of {person.account_id}"
         if secret is not None:
             words += f"\n{_password_words(secret, base_url)}"

@@ -231,7 +231,7 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
         yield Desk(
             accounts,
             _keys(store, settings),
-            People(store, new_id=new_id, now_ms=now_ms),
+            _people(store, settings),
             _admin_keys(store),
             ledger,
             Cashier(store, server.decide, new_reference=partial(new_id, "cli")),
@@ -393,13 +393,12 @@ async def open_gateway(
             known_keys=known_keys,
             known_sessions=known_sessions,
             sign_in=SignIn(
-                People(store, new_id=new_id, now_ms=now_ms),
+                _people(store, settings),
                 passwords,
                 sessions,
                 tokens,
                 registration=settings.users.registration,
                 heard=known_keys.catch_up,
-                only_issuer=settings.oidc.shown_name if settings.oidc.only else None,
             ),
             sign_ins=SignIns(now_s or clock),
             authenticator=authenticator,
@@ -480,7 +479,7 @@ def _operator_desk(opened: Store, settings: Settings, keys: KeyRing, known_keys:
         store,
         Accounts(store, new_id=new_id, now_ms=now_ms),
         keys.written_by(store),
-        People(store, new_id=new_id, now_ms=now_ms),
+        _people(store, settings),
         _admin_keys(store),
         Cashier(store, store.write, new_reference=partial(new_id, "adm")),
         _webhooks(store, settings),
@@ -491,6 +490,11 @@ def _operator_desk(opened: Store, settings: Settings, keys: KeyRing, known_keys:
 
 def _written_by(store: Store, by: Sequence[Any]) -> Engine:
     return Auditing(store, Actor(*by))
+
+
+def _people(store: Engine, settings: Settings) -> People:
+    only_issuer = settings.oidc.shown_name if settings.oidc.only else None
+    return People(store, new_id=new_id, now_ms=now_ms, only_issuer=only_issuer)
 
 
 def _ledger(store: Engine, settings: Settings) -> Ledger:

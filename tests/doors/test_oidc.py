@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.config import ConfigError, Settings
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import open_gateway
 from tests.cases import each
 from tests.fake_issuer import FakeIssuer, elliptic_pair
@@ -450,11 +451,10 @@ async def test_where_people_come_by_the_issuer_alone_nobody_has_a_password(tmp_p
         credentials = {"email": "ann@example.com", "password": "a quiet river in May"}
         token = fake.token(OURS, sub="alone")
         user = await me(door, token)
-        secret = await door.gateway.sign_in.people.password_secret(user["id"])
         for path, body in (
             ("/auth/login", credentials),
             ("/auth/register", credentials),
-            ("/auth/password", {"password": "x" * 20, "token": secret.raw}),
+            ("/auth/password", {"password": "x" * 20, "token": "gw_reset_x"}),
             ("/auth/password", {"password": "x" * 20, "current_password": "y" * 20}),
             ("/auth/invitations", {}),
             (f"/auth/users/{user['id']}/password", None),
@@ -462,6 +462,16 @@ async def test_where_people_come_by_the_issuer_alone_nobody_has_a_password(tmp_p
             refused = await door.http.post(path, json=body, headers={"x-api-key": token})
             assert (refused.status_code, error_of(refused)["code"]) == (403, "sign_in_elsewhere"), path
             assert "Example Inc." in error_of(refused)["message"]
+        operator = await door.admin_key()
+        for path, body in (("/v1/admin/invitations", {}), (f"/v1/admin/users/{user['id']}/password", None)):
+            refused = await door.http.post(path, json=body, headers={"x-api-key": operator})
+            assert (refused.status_code, error_of(refused)["code"]) == (403, "sign_in_elsewhere"), path
+        new = {"email": "ben@example.com"}
+        made = await door.http.post("/v1/admin/users", json=new, headers={"x-api-key": operator})
+        assert (made.status_code, "token" in made.json()) == (201, False)
+        with pytest.raises(GatewayError, match="sign_in_elsewhere"):
+            await door.gateway.sign_in.people.create("cat@example.com", password_hash="any")
+        assert await door.gateway.sign_in.people.first_administrator_secret() is None
 
 
 @pytest.mark.gateways

@@ -238,12 +238,31 @@ class ToldSecret(NamedTuple):
 class People:
     """All users; a running server notices what another process changes, as with keys."""
 
-    def __init__(self, store: Engine, *, new_id: Callable[[str], str], now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: Engine,
+        *,
+        new_id: Callable[[str], str],
+        now_ms: Callable[[], int],
+        only_issuer: str | None = None,
+    ) -> None:
+        """`only_issuer` is the name of the one by which alone people come in; None where they have passwords."""
         self._store = store
         self._new_id = new_id
         self._now_ms = now_ms
+        self._only_issuer = only_issuer
 
     # Asking
+
+    @property
+    def have_passwords(self) -> bool:
+        return self._only_issuer is None
+
+    def check_have_passwords(self) -> None:
+        """Raises GatewayError `sign_in_elsewhere`."""
+        if self._only_issuer is not None:
+            message = f"Nobody has a password here: people sign in by {self._only_issuer}."
+            raise GatewayError("sign_in_elsewhere", message)
 
     async def credentials(self, email: str) -> Credentials | None:
         """Of the user with that e-mail, in its canonical form."""
@@ -299,7 +318,12 @@ class People:
         secret: str | None = None,
         only_first: bool = False,
     ) -> Person:
-        """A user, with a new account that is called like the e-mail where no other is named. Raises as CreatePerson."""
+        """A user, with a new account that is called like the e-mail where no other is named.
+
+        Raises as CreatePerson, and for a password `sign_in_elsewhere`.
+        """
+        if password_hash is not None:
+            self.check_have_passwords()
         now_ms = self._now_ms()
         account = account_id or Account(self._new_id("acc"), email, now_ms, True, OwnLimits())
         secret_sha256 = None if secret is None else digest_of(secret)
@@ -310,7 +334,8 @@ class People:
         return await self._store.write(CreatePerson(new))
 
     async def set_password(self, user_id: str, password_hash: str, *, but_session_id: str | None = None) -> None:
-        """Ends the user's other sessions."""
+        """Ends the user's other sessions. Raises GatewayError `sign_in_elsewhere`."""
+        self.check_have_passwords()
         await self._store.write(SetPassword(user_id, password_hash, but_session_id))
 
     async def set_password_by_secret(self, raw: str, password_hash: str) -> None:
@@ -345,7 +370,11 @@ class People:
         is_administrator: bool = False,
         made_by: str | None = None,
     ) -> ToldSecret:
-        """A secret by which somebody registers once within a week, whatever the settings say of registration."""
+        """A secret by which somebody registers once within a week, whatever the settings say of registration.
+
+        Raises as KeepSecret, and `sign_in_elsewhere`.
+        """
+        self.check_have_passwords()
         told = await self._tell(
             "invitation", None, email, account_id, role, is_administrator=is_administrator, made_by=made_by
         )
@@ -353,13 +382,22 @@ class People:
         return told
 
     async def password_secret(self, user_id: str, *, made_by: str | None = None) -> ToldSecret:
-        """A secret by which a user's password is set once within an hour, in place of any earlier one."""
+        """A secret by which a user's password is set once within an hour, in place of any earlier one.
+
+        Raises as KeepSecret, and `sign_in_elsewhere`.
+        """
+        self.check_have_passwords()
         told = await self._tell("password", user_id, made_by=made_by)
         assert told is not None
         return told
 
     async def first_administrator_secret(self) -> ToldSecret | None:
-        """A secret by which the first user registers within 15 minutes, as an administrator; None once there is one."""
+        """A secret by which the first user registers within 15 minutes, as an administrator.
+
+        None once there is one, and where nobody registers.
+        """
+        if not self.have_passwords:
+            return None
         return await self._tell("first_administrator", is_administrator=True)
 
     async def _tell(

@@ -47,20 +47,17 @@ class SignIn:
         *,
         registration: Registration | None,
         heard: Callable[[], Awaitable[None]],
-        only_issuer: str | None = None,
     ) -> None:
-        """`only_issuer` is the name of the one by which alone people come in; None where they have passwords."""
         self.people = people
         self.sessions = sessions
         self.tokens = tokens
         self._passwords = passwords
         self._registration = registration
         self._heard = heard
-        self._only_issuer = only_issuer
 
     async def sign_in(self, email: str, password: str, *, agent: str, address: str) -> SignedIn:
         """Raises GatewayError `invalid_credentials`, alike and after as long, for no such user and a wrong password."""
-        self._check_has_passwords()
+        self.people.check_have_passwords()
         known = await self._by_password(email, password)
         try:
             signed_in = await self.open_session(known.person, agent, address, password_hash=known.password_hash)
@@ -78,7 +75,7 @@ class SignIn:
         self, email: str, password: str, *, secret: str | None, agent: str, address: str, counted_as: str
     ) -> SignedIn:
         """A new user, who is signed in at once. Raises GatewayError as CreatePerson, and `registration_closed`."""
-        self._check_has_passwords()
+        self.people.check_have_passwords()
         is_first = await self._check_may_register(email, secret)
         check_new_password(password, email)
         person = await self.people.create(
@@ -111,7 +108,7 @@ class SignIn:
 
     async def change_password(self, user: User, current: str, new: str) -> None:
         """Ends the other sessions. Raises GatewayError `invalid_credentials`, `invalid_value`."""
-        self._check_has_passwords()
+        self.people.check_have_passwords()
         person, known_hash = await self.people.credentials_of(user.user_id)
         if not await self._passwords.is_right(current, known_hash):
             raise GatewayError("invalid_credentials", "This is not your password.", param="current_password")
@@ -122,7 +119,7 @@ class SignIn:
 
     async def choose_password(self, secret: str, new: str) -> None:
         """By a secret that works once; ends all sessions. Raises GatewayError `invalid_value`."""
-        self._check_has_passwords()
+        self.people.check_have_passwords()
         email = await self.people.email_of_secret(secret)
         if email is None:
             raise useless_secret()
@@ -138,7 +135,7 @@ class SignIn:
     async def invite(self, user: User, account_id: str, email: str | None, role: Role) -> ToldSecret:
         """Into the account of an owner. Raises GatewayError `insufficient_permissions`, `registration_closed`."""
         _check_owns(user)
-        self._check_has_passwords()
+        self.people.check_have_passwords()
         if self._registration not in ("open", "invite"):
             raise registration_closed()
         return await self.people.invite(email, account_id=account_id, role=role, made_by=user.user_id)
@@ -150,7 +147,7 @@ class SignIn:
         or come as somebody who may go to another account; `not_found` for users of other accounts.
         """
         _check_owns(user)
-        self._check_has_passwords()
+        self.people.check_have_passwords()
         person = await self.people.get(user_id)
         if person.account_id != account_id:
             raise unknown_user(user_id)
@@ -174,12 +171,6 @@ class SignIn:
         if known is None or not is_right or not known.person.is_active:
             raise wrong_credentials()
         return known
-
-    def _check_has_passwords(self) -> None:
-        """Raises GatewayError `sign_in_elsewhere`."""
-        if self._only_issuer is not None:
-            message = f"Nobody has a password here: people sign in by {self._only_issuer}."
-            raise GatewayError("sign_in_elsewhere", message)
 
     async def _check_may_register(self, email: str, secret: str | None) -> bool:
         """Whether only as the first account of all. Raises GatewayError `registration_closed`, `invalid_value`."""

@@ -43,6 +43,7 @@ from http_api.middleware.cookies import Cookie
 from http_api.middleware.cors import Cors
 from http_api.middleware.gate import Gate
 from http_api.middleware.host_check import HostCheck
+from http_api.middleware.prefix import Below
 from http_api.middleware.region_check import RegionCheck
 from http_api.models import Models
 from http_api.openapi import Document, with_issuer
@@ -67,7 +68,7 @@ from http_api.webhooks import WebhookDoor
 from http_api.welcome import Welcome
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway
-from mcp_gateway.core.hosts import Hosts
+from mcp_gateway.core.hosts import Hosts, path_of
 from mcp_gateway.core.identity.oidc.browser_sign_in import FLOW_MS, START
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
@@ -118,7 +119,9 @@ def build_app(
         challenges=Challenges(resources),
         limits_url=f"{base_url}/v1/limits",
     )
-    return AnyServer(Cors(answers, Origins(settings), routes))
+    app = Cors(answers, Origins(settings), routes)
+    prefix = path_of(base_url)
+    return AnyServer(Below(app, prefix) if prefix else app)
 
 
 def operations_in(

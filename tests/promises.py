@@ -22,8 +22,11 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console.py",
                 "tests/test_console_values.py",
             ],
-            "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone.": [
+            "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
+                "tests/console/test_prefix.py",
+                "tests/console/test_wheel.py",
+                "tests/doors/test_prefix.py",
             ],
         },
     ),

@@ -244,10 +244,11 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart.
 
     `environ` among them has the keys of providers, `resources` what others give tokens for; `listener` is who listens
-    already, at an address that the settings name.
+    already, at an address that the settings name, `base_url` where clients are told that they reach it.
     """
     environ, load, resources = settings.pop("environ", {}), settings.pop("load", None), settings.pop("resources", None)
     listener: socket.socket | None = settings.pop("listener", None)
+    base_url = settings.pop("base_url", BASE_URL)
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
     tree = Settings.model_validate(given | settings)
@@ -258,7 +259,7 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ, load=load))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())
-        app = build_app(gateway, mcp, base_url=BASE_URL, resources=resources)
+        app = build_app(gateway, mcp, base_url=base_url, resources=resources)
         census = census_of(gateway, tree.max_connections or 1000)
         operations = operations_in(gateway, mcp, base_url=BASE_URL, resources=resources)
         declared = Declared(app.for_our_connections, operations)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from http_api.console.pages.keys import KEYS_PATH, KeyPages
 from http_api.console.pages.sign_in import SignInPages
@@ -11,6 +10,7 @@ from http_api.console.static_files import STATIC_PATH, StaticFiles
 from http_api.console.templates import MenuItem, Templates
 from http_api.operations import AnyOperation
 from http_api.table import Endpoints
+from mcp_gateway.core.hosts import path_of
 from mcp_gateway.core.identity.people import People
 from mcp_gateway.core.identity.sign_in import Registration
 
@@ -36,7 +36,7 @@ class ConsoleParts:
 def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation]:
     """All rows of the console; none of them is in the document of the API."""
     files = StaticFiles()
-    templates = Templates(files, _MENU, _ADMIN_MENU, prefix=urlsplit(parts.base_url).path.rstrip("/"))
+    templates = Templates(files, _MENU, _ADMIN_MENU, prefix=path_of(parts.base_url))
     console = Console(templates, parts.people)
     keys = KeyPages(run.keys, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
     return [

@@ -82,6 +82,11 @@ def base_url_of(settings: Settings, host: str, port: int) -> str:
     return settings.public_url or f"http://{_bracketed(reachable)}:{port}"
 
 
+def path_of(base_url: str) -> str:
+    """The path below which clients reach the gateway; empty for the root."""
+    return urlsplit(base_url).path.rstrip("/")
+
+
 def _bracketed(host: str) -> str:
     """An IPv6 address as a Host header has it."""
     try:

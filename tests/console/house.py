@@ -22,10 +22,11 @@ class House:
     browser: Browser
     email: str
     account_id: str
+    prefix: str = ""
 
     async def sign_in(self, watched: Watched, email: str | None = None) -> None:
         page = watched.page
-        await page.goto("/console/sign-in")
+        await page.goto(f"{self.prefix}/console/sign-in")
         await page.get_by_label("E-mail").fill(email or self.email)
         await page.get_by_label("Password").fill(PASSWORD)
         await page.get_by_role("button", name="Sign in").click()
@@ -33,9 +34,10 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(data_dir: Path) -> AsyncIterator[House]:
+async def open_house(data_dir: Path, prefix: str = "") -> AsyncIterator[House]:
+    """Under a path, where one is said, as if behind a proxy that leaves it in place."""
     async with (
-        open_door(data_dir, users={"registration": "open"}) as door,
+        open_door(data_dir, base_url=f"http://gateway.test{prefix}", users={"registration": "open"}) as door,
         chromium() as browser,
     ):
         sign_in = door.gateway.sign_in
@@ -48,5 +50,5 @@ async def open_house(data_dir: Path) -> AsyncIterator[House]:
         account_id = signed.person.account_id
         await door.gateway.keys.create(account_id, name="the laptop")
         await door.gateway.keys.create(account_id, name="<script>alert(1)</script>", is_test=True)
-        yield House(door, browser, email, account_id)
+        yield House(door, browser, email, account_id, prefix)
         await door.nothing_is_left()

@@ -14,7 +14,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core import due_work
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
+from mcp_gateway.core.due_work import wait_s
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Accounts, SetAccountActive
@@ -22,7 +24,7 @@ from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.money import NANO_PER_USD
 from mcp_gateway.core.payments import auto_payments
-from mcp_gateway.core.payments.auto_payments import AutoPayments, wait_s
+from mcp_gateway.core.payments.auto_payments import AutoPayments
 from mcp_gateway.core.payments.auto_topups import (
     MOST_PAYMENTS_A_DAY,
     AskAutoPayment,
@@ -100,7 +102,7 @@ class Rig:
         """Make what is due, and what is due behind that."""
         for _ in range(9):
             await self.auto.start_due()
-            await asyncio.gather(*self.auto._busy.values())
+            await asyncio.gather(*self.auto.work.tasks.values())
             await asyncio.sleep(0)
         assert await self.due() == ()
 
@@ -631,7 +633,7 @@ async def test_a_payment_that_somebody_renamed_at_stripe_to_nobody_here_is_asked
     made["metadata"]["gateway_account_id"] = "acc_nobody"
     rig.clock.now_ms += HOUR_MS
     await rig.auto.start_due()
-    await asyncio.gather(*rig.auto._busy.values())
+    await asyncio.gather(*rig.auto.work.tasks.values())
     assert await rig.due() == ()
     assert await rig.usd() == 4
 
@@ -664,7 +666,7 @@ async def test_payments_of_others_are_passed_over_in_a_list(rig: Rig, stripe: Fa
 async def test_the_loop_is_woken_by_what_begins_and_outlives_what_fails(
     rig: Rig, stripe: FakeStripe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(auto_payments, "_LOOK_S", 0.001)
+    monkeypatch.setattr(due_work, "LOOK_S", 0.001)
     read, write, failing = rig.store.read, rig.store.write, {"read", "odd", "outage"}
 
     async def sometimes_read(one: Any) -> Any:
@@ -711,7 +713,7 @@ async def test_only_so_many_are_asked_for_at_once(rig: Rig, monkeypatch: pytest.
     monkeypatch.setattr(auto_payments, "_MOST_AT_ONCE", 0)
     await rig.spend(6)
     await rig.auto.start_due()
-    assert rig.auto._busy == {}
+    assert rig.auto.work.tasks == {}
 
 
 async def test_a_stripe_that_hangs_keeps_neither_the_threads_of_others_nor_its_own_callers(
@@ -729,8 +731,8 @@ async def test_a_stripe_that_hangs_keeps_neither_the_threads_of_others_nor_its_o
 
 
 def test_waits_grow_to_an_hour() -> None:
-    assert [wait_s(tries, 1) for tries in (0, 1, 2, 99)] == [5, 20, 80, 3600]
-    assert wait_s(99, 0) == 1800
+    assert [wait_s(failures, 1, 3600) for failures in (1, 2, 3, 99)] == [5, 20, 80, 3600]
+    assert wait_s(99, 0, 3600) == 1800
 
 
 async def test_what_has_ended_is_not_put_off_or_failed_any_more(rig: Rig, stripe: FakeStripe) -> None:

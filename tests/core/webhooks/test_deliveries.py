@@ -12,13 +12,14 @@ import orjson
 import pytest
 
 from mcp_gateway.core.clock import HOUR_MS
+from mcp_gateway.core.due_work import wait_s
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Rows
 from mcp_gateway.core.webhook_secret import key_of, new_secret
-from mcp_gateway.core.webhooks.deliveries import MOST_TRIES, Deliveries, Headers, wait_s
+from mcp_gateway.core.webhooks.deliveries import MOST_TRIES, Deliveries, Headers
 from mcp_gateway.core.webhooks.outbox import (
     OPERATOR,
     Delivery,
@@ -80,7 +81,7 @@ class Outbox:
     async def pass_once(self) -> None:
         """One look at what is due, and all that it sends."""
         await self.deliveries.start_due()
-        await eventually(lambda: not self.deliveries._busy)
+        await eventually(lambda: not self.deliveries.work.tasks)
 
     async def add(self, event_id: str, receiver: str) -> None:
         row = (receiver, event_id, orjson.dumps({"id": event_id}).decode(), self.clock())
@@ -189,11 +190,11 @@ async def test_what_is_not_taken_is_put_off(outbox: Outbox, status: int | None) 
 
 
 def test_waits_grow_up_to_a_day_and_are_never_all_alike() -> None:
-    longest = [wait_s(tries, 1) for tries in range(1, MOST_TRIES)]
+    longest = [wait_s(tries, 1, 86_400) for tries in range(1, MOST_TRIES)]
     assert longest[:3] == [5, 20, 80]
     assert longest == sorted(longest)
     assert longest[-1] == 86_400
-    assert [wait_s(tries, 0) for tries in range(1, MOST_TRIES)] == [wait / 2 for wait in longest]
+    assert [wait_s(tries, 0, 86_400) for tries in range(1, MOST_TRIES)] == [wait / 2 for wait in longest]
 
 
 async def test_it_is_given_up_after_the_last_try_and_says_so(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
@@ -220,7 +221,7 @@ async def test_a_receiver_is_sent_one_at_a_time_and_a_slow_one_keeps_nobody_wait
     await eventually(lambda: len(outbox.receivers.sent) == 2)
     assert outbox.receivers.ids == ["evt_slow_1", "evt_quick"]
     outbox.receivers.go_on.set()
-    await eventually(lambda: not outbox.deliveries._busy)
+    await eventually(lambda: not outbox.deliveries.work.tasks)
     await outbox.pass_once()
     assert (outbox.receivers.ids[2:], await outbox.waiting()) == (["evt_slow_2"], [])
 
@@ -286,10 +287,10 @@ async def test_what_is_under_way_goes_on_while_the_database_cannot_be_read(
 
     with monkeypatch.context() as patch:
         patch.setattr(outbox.store, "read", fails)
-        outbox.deliveries._woken.set()
+        outbox.deliveries.work.wake()
         await eventually(lambda: "what is due was not read" in caplog.text)
     outbox.receivers.go_on.set()
-    await eventually(lambda: not outbox.deliveries._busy)
+    await eventually(lambda: not outbox.deliveries.work.tasks)
     assert (watching.done(), await outbox.waiting(), outbox.receivers.ids) == (False, [], ["evt_1"])
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
@@ -310,10 +311,10 @@ async def test_accounts_that_do_not_answer_leave_a_place_for_the_operator(outbox
     await many_waiting(outbox, account_count)
     for _ in range(3):
         await outbox.deliveries.start_due()
-    busy = set(outbox.deliveries._busy)
+    busy = set(outbox.deliveries.work.tasks)
     assert (OPERATOR in busy, len(busy)) == (True, min(account_count, 31) + 1)
     outbox.receivers.go_on.set()
-    await eventually(lambda: not outbox.deliveries._busy)
+    await eventually(lambda: not outbox.deliveries.work.tasks)
     await outbox.pass_once()
     assert await outbox.waiting() == []
 
@@ -324,12 +325,12 @@ async def test_the_operator_is_sent_what_comes_while_31_accounts_are_slow(outbox
     for number in range(33):
         await outbox.add(f"evt_{number}", await account_of(outbox, f"acc_{number}"))
     await outbox.deliveries.start_due()
-    assert len(outbox.deliveries._busy) == 31
+    assert len(outbox.deliveries.work.tasks) == 31
     await outbox.add("evt_operator", OPERATOR)
     await outbox.deliveries.start_due()
-    assert (len(outbox.deliveries._busy), OPERATOR in outbox.deliveries._busy) == (32, True)
+    assert (len(outbox.deliveries.work.tasks), OPERATOR in outbox.deliveries.work.tasks) == (32, True)
     outbox.receivers.go_on.set()
-    await eventually(lambda: not outbox.deliveries._busy)
+    await eventually(lambda: not outbox.deliveries.work.tasks)
 
 
 async def test_to_look_for_what_is_due_takes_no_longer_the_more_waits(outbox: Outbox) -> None:

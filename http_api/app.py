@@ -10,6 +10,7 @@ from http_api.admin.accounts import AccountsDoor
 from http_api.admin.actors import actor_of
 from http_api.admin.admins import AdminsDoor
 from http_api.admin.audit import Audit
+from http_api.admin.budgets import BudgetsDoor
 from http_api.admin.configuration import Configuration
 from http_api.admin.keys import AccountKeysDoor
 from http_api.admin.money import MoneyDoor
@@ -279,6 +280,7 @@ def _admin_endpoints(gateway: Gateway, base_url: str) -> AdminEndpoints:
         ),
         users=UsersDoor(gateway.sign_in.people, gateway.operator),
         admins=AdminsDoor(gateway.operator),
+        budgets=BudgetsDoor(gateway.operator, gateway.keys, gateway.ledger, now_ms),
         money=MoneyDoor(gateway.operator, gateway.ledger, gateway.idempotency, now_ms),
         auto_topups=_auto_topup_door(gateway, base_url, lambda asked: gateway.operator(actor_of(asked)).auto_topups),
         webhooks=WebhookDoor(lambda asked: gateway.operator(actor_of(asked)).webhooks),

@@ -36,9 +36,10 @@ AREAS: dict[str, Area] = {
             "Only the operator's administrators do over HTTP what the operator does, and their keys do nothing that an account's do.": [
                 "tests/doors/test_admin_keys.py",
             ],
-            "What administrators do over HTTP with accounts, keys and users counts at once, and is noted as the commands' changes are.": [
+            "What administrators do over HTTP with accounts, budgets, keys and users counts at once, and is noted as the commands' changes are.": [
                 "tests/doors/test_admin_account_keys.py",
                 "tests/doors/test_admin_accounts.py",
+                "tests/doors/test_admin_budgets.py",
                 "tests/doors/test_admin_users.py",
             ],
             "Administrators enter money, read of each account what it reads of itself and set its webhook, each entry once and each change noted.": [

@@ -7,6 +7,14 @@ from typing import Any
 from http_api.admin.accounts import AccountChange, AccountObject, AccountPage, AccountsDoor, AccountsQuery, NewAccount
 from http_api.admin.admins import AdminKeyList, AdminKeyObject, AdminsDoor
 from http_api.admin.audit import Audit, AuditPageAnswer, AuditQuery
+from http_api.admin.budgets import (
+    AccountBudgetObject,
+    AccountBudgetPage,
+    BudgetsDoor,
+    BudgetsQuery,
+    EndedBudget,
+    NewAccountBudget,
+)
 from http_api.admin.configuration import ConfigObject, Configuration, EntryList
 from http_api.admin.keys import (
     AccountKeyChange,
@@ -55,6 +63,7 @@ class AdminEndpoints:
     keys: AccountKeysDoor
     users: UsersDoor
     admins: AdminsDoor
+    budgets: BudgetsDoor
     money: MoneyDoor
     auto_topups: AutoTopUpDoor
     webhooks: WebhookDoor
@@ -76,7 +85,7 @@ def admin_operations(run: AdminEndpoints, own: Iterable[AnyOperation]) -> list[A
         *_keys(run.keys),
         *_users(run.users),
         *_admins(run.admins),
-        *run.of_account.rows([*_money(run.money), _switch_off(run.auto_topups), *own]),
+        *run.of_account.rows([*_budgets(run.budgets), *_money(run.money), _switch_off(run.auto_topups), *own]),
     ]
 
 
@@ -128,6 +137,47 @@ def _audit(audit: Audit) -> AnyOperation:
         media_types=EXPORTED,
         handle=audit.list,
     )
+
+
+_SET_ASIDE: frozenset[Code] = frozenset(
+    {"insufficient_balance", "below_minimum_balance", "budget_exhausted", "balance_held"}
+)
+"""Of what a lease takes."""
+
+
+def _budgets(budgets: BudgetsDoor) -> list[AnyOperation]:
+    """Below an account's path."""
+    return [
+        _row(
+            method="GET",
+            path="/budgets",
+            name="budgets",
+            summary="List the open budgets of an account, its groups and its keys, the newest first.",
+            query=BudgetsQuery,
+            answer=AccountBudgetPage,
+            handle=budgets.list,
+        ),
+        _row(
+            method="POST",
+            path="/budgets",
+            name="create_budget",
+            summary="Bound what an account, a group of its keys, or a key with those that it makes may spend.",
+            body=NewAccountBudget,
+            answer=AccountBudgetObject,
+            handle=budgets.make,
+            statuses=(201,),
+            refuses=_CHANGED | _SET_ASIDE,
+        ),
+        _row(
+            method="DELETE",
+            path="/budgets/{budget_id}",
+            name="end_budget",
+            summary="Let a budget bound nothing any more; what is left of a lease returns.",
+            answer=EndedBudget,
+            handle=budgets.end,
+            refuses=frozenset({"ledger_unavailable"}),
+        ),
+    ]
 
 
 def _money(money: MoneyDoor) -> list[AnyOperation]:
@@ -292,10 +342,6 @@ def _accounts(accounts: AccountsDoor) -> list[AnyOperation]:
 
 
 _MADE: frozenset[Code] = _CHANGED | {"idempotency_mismatch", "requests_per_day", "requests_per_minute"}
-_SET_ASIDE: frozenset[Code] = frozenset(
-    {"insufficient_balance", "below_minimum_balance", "budget_exhausted", "balance_held"}
-)
-"""Of what a lease takes."""
 
 
 def _keys(keys: AccountKeysDoor) -> list[AnyOperation]:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from mcp_gateway.cli.desk import (
-    LISTED_CHARS,
     ConfigOption,
     DataDirOption,
     JsonOption,
@@ -27,13 +26,14 @@ from mcp_gateway.core.ledger.budgets import (
     BudgetWindow,
     EndBudget,
     MakeBudgets,
+    check_group_name,
     in_words,
     parse_budget,
     zone_of,
 )
 from mcp_gateway.core.ledger.ledger import check_can_own
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.text import check_one_line, shown
+from mcp_gateway.core.text import shown
 
 app = typer.Typer(help="What keys, groups of them and accounts may spend in a window of time.", no_args_is_help=True)
 
@@ -166,9 +166,7 @@ async def _place_of(desk: Desk, holder: str) -> tuple[str, tuple[str, ...]]:
 
 async def _group(desk: Desk, account_id: str, name: str) -> BudgetGroup:
     """The one of this name, or a new one."""
-    check_one_line(name, "NAME")
-    if not name or len(name) > LISTED_CHARS or name.startswith(("acc_", "key_")):
-        fail(f"a group's name has up to {LISTED_CHARS} characters, and is no id of a key or an account")
+    check_group_name(name, "NAME")
     await desk.accounts.get(account_id)
     return await desk.ledger.group(account_id, name) or BudgetGroup(new_id("grp"), account_id, name)
 

@@ -190,6 +190,7 @@ class OperatorDesk:
     cashier: Cashier
     webhooks: Webhooks
     auto_topups: AutoTopUps
+    leases: Leases
     heard: Callable[[], Awaitable[None]]
 
 
@@ -411,7 +412,7 @@ async def open_gateway(
             outcomes=outcomes,
             accounts=Accounts(store, new_id=new_id, now_ms=now_ms),
             audit=AuditLog(store),
-            operator=partial(_operator_desk, store, settings, keys, known_keys),
+            operator=partial(_operator_desk, store, settings, keys, known_keys, ledger),
             reload=reloading.reload,
             webhooks=_webhooks(store, settings),
             notices=notices,
@@ -473,7 +474,9 @@ def _timed(sync: Sync, metrics: Metrics) -> Sync:
     return timed
 
 
-def _operator_desk(opened: Store, settings: Settings, keys: KeyRing, known_keys: KnownKeys, by: Actor) -> OperatorDesk:
+def _operator_desk(
+    opened: Store, settings: Settings, keys: KeyRing, known_keys: KnownKeys, ledger: Ledger, by: Actor
+) -> OperatorDesk:
     store = Auditing(opened, by)
     return OperatorDesk(
         store,
@@ -484,6 +487,7 @@ def _operator_desk(opened: Store, settings: Settings, keys: KeyRing, known_keys:
         Cashier(store, store.write, new_reference=partial(new_id, "adm")),
         _webhooks(store, settings),
         AutoTopUps(store, now_ms=now_ms),
+        Leases(store, ledger),
         known_keys.catch_up,
     )
 

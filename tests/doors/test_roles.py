@@ -161,7 +161,7 @@ async def test_each_operation_lets_in_whom_it_should_and_tells_the_others_why_no
         if row.name in ENDING and who.is_person:
             shown, kept = await who.shown(door, things), shown
         path = row.prefixes[0] + row.path.replace("{model_id:path}", "demo/echo").format(
-            **(nothing if is_changed else things)._asdict(), month="2026-01", request_id="req_1"
+            **(nothing if is_changed else things)._asdict(), month="2026-01", request_id="req_1", budget_id="bud_none"
         )
         headers = fresh_guest() | ({} if shown is None else {"authorization": f"Bearer {shown}"})
         body = b"{}" if row.name == "invite" else None

@@ -51,6 +51,8 @@ LEFT_OUT = frozenset({
     "test", "tools", "zone", "add_budgets",
 })  # fmt: skip
 """What is right only together with something else, or by an earlier answer: doors' own tests ask about these."""
+OF_LEASES = frozenset({"lease", "expires_in_s", "group"})
+"""The same beside a budget's window: a lease takes money, and a budget is a key's or a group's."""
 ASKED = frozenset({"messages", "prompt", "input", "query", "text_1", "tokens"})
 """Of which a body for a model has one."""
 ONE_OF = (("prompt", "messages"), ("input", "messages"))
@@ -69,7 +71,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
 
 
 def _make_known(place: dict[str, Any]) -> None:
-    for name in LEFT_OUT:
+    for name in LEFT_OUT | OF_LEASES if "window" in place else LEFT_OUT:
         place.pop(name, None)
     if place.keys() & {"messages", "prompt"}:
         place.setdefault("model", None)

@@ -12,15 +12,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict
 
 from mcp_gateway.core.engine import Read, Scan, Write
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.rules import NOTHING, Amount
 from mcp_gateway.core.money import format_usd, parse_usd
-from mcp_gateway.core.text import shown
+from mcp_gateway.core.text import check_one_line, shown
 
 BudgetWindow = Literal["5h", "day", "week", "month", "total"]
 BUDGET_WINDOWS: tuple[BudgetWindow, ...] = get_args(BudgetWindow)
 LONGEST_WINDOW_MS = 32 * 86_400_000
 """More than any has that ends."""
 _FIVE_HOURS_MS = 5 * 3_600_000
+_MAX_GROUP_NAME_CHARS = 200
 _TEXT = re.compile(r"(\S+) USD/(\S+)")
 
 
@@ -149,6 +151,14 @@ def zone_of(name: str) -> tzinfo:
         return UTC if name == "UTC" else ZoneInfo(name)  # UTC is known without the system's table, too
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(f"there is no time zone '{shown(name)}' here; name one as in Europe/Berlin") from None
+
+
+def check_group_name(name: str, param: str) -> None:
+    """Raises GatewayError `invalid_value` for what cannot be a group's name."""
+    check_one_line(name, param)
+    if not name or len(name) > _MAX_GROUP_NAME_CHARS or name.startswith(("acc_", "key_")):
+        message = f"a group's name has up to {_MAX_GROUP_NAME_CHARS} characters, and is no id of a key or an account"
+        raise GatewayError("invalid_value", f"`{param}`: {message}.", param=param)
 
 
 def in_words(budget: Budget) -> str:

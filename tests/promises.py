@@ -99,7 +99,7 @@ AREAS: dict[str, Area] = {
             "What signs tokens is replaced before it is old, and nobody is signed out by that.": [
                 "tests/core/identity/test_access_tokens.py",
             ],
-            "People and programs that a certified OpenID provider knows get its tokens for the gateway.": [
+            "People whom a certified OpenID provider knows sign in there, and they and programs get its tokens for the gateway.": [
                 "tests/clients/test_oidc.py",
             ],
             "An issuer's tokens are good if they are its own, for this gateway and not over; its keys may change, and it may be away.": [

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx2
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -17,7 +17,7 @@ from tests.clients.installed import INSTALLED, NODE, PROGRAMS, environment
 from tests.patience import PATIENCE_S
 
 PROGRAM = PROGRAMS / "oidc_provider.mjs"
-CLIENT_ID, CLIENT_SECRET = "gateway", "a secret of 32 characters, or more"
+CLIENT_ID, CLIENT_SECRET = "gateway", "a-secret:of/32+characters,or%more"
 SCOPES = ("inference", "read", "billing", "manage")
 MOST_STEPS = 20
 """Pages and redirects of one sign-in."""
@@ -36,7 +36,7 @@ class OidcProvider(NamedTuple):
     def access_token(self, http: httpx2.Client, resource: str, scope: str = " ".join(SCOPES)) -> str:
         """What a program gets for itself (RFC 6749, 4.4), for one resource."""
         asked = {"grant_type": "client_credentials", "resource": resource, "scope": scope}
-        answer = http.post(f"{self.issuer}/token", data=asked, auth=(CLIENT_ID, CLIENT_SECRET))
+        answer = http.post(f"{self.issuer}/token", data=asked, auth=(CLIENT_ID, quote(CLIENT_SECRET, safe="")))
         assert answer.status_code == 200, answer.text
         token: str = answer.json()["access_token"]
         return token

@@ -16,7 +16,16 @@ from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, TokenS
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
-from tests.clients.oidc_provider import SCOPES, Browser, OidcProvider, new_key, served_oidc_provider
+from mcp_gateway.core.identity.oidc.browser_sign_in import CALLBACK, START
+from tests.clients.oidc_provider import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    SCOPES,
+    Browser,
+    OidcProvider,
+    new_key,
+    served_oidc_provider,
+)
 from tests.patience import PATIENCE_S
 from tests.serving import Door, error_of, open_door
 
@@ -44,6 +53,26 @@ async def opened(folder: Path, provider: OidcProvider) -> AsyncIterator[Door]:
         oidc = {"issuer": provider.issuer, "creates_users": True}
         async with open_door(folder, listener=listener, public_url=url, oidc=oidc) as door:
             yield door
+            await door.nothing_is_left()
+
+
+@contextlib.asynccontextmanager
+async def opened_to_browsers(
+    folder: Path, **oidc: Any
+) -> AsyncIterator[tuple[Door, OidcProvider, contextlib.ExitStack]]:
+    """A gateway that is a client of a provider, and what ends the provider."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as away:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        provider = away.enter_context(served_oidc_provider(url + CALLBACK, keys=[OLDER]))
+        client = {"client_id": CLIENT_ID, "client_secret_env": "OIDC_SECRET"}
+        settings: dict[str, Any] = {
+            "public_url": url,
+            "oidc": {"issuer": provider.issuer, "creates_users": True} | client | oidc,
+            "environ": {"OIDC_SECRET": CLIENT_SECRET},
+            "users": {"insecure_cookie": True},
+        }
+        async with open_door(folder, listener=listener, **settings) as door:
+            yield door, provider, away
             await door.nothing_is_left()
 
 
@@ -172,6 +201,37 @@ async def test_keys_change_as_the_issuer_changes_them_and_are_known_while_it_is_
             with served_oidc_provider(NOBODY, keys=[NEWEST], port=provider.port):
                 assert await door.gateway.oidc.issuer.read()
                 assert [await get(door, token, "/v1/keys") for token in (later, first, unshown)] == [200, 401, 401]
+
+
+async def test_a_person_signs_in_with_a_browser_comes_back_and_is_the_same_again(tmp_path: Path) -> None:
+    async with opened_to_browsers(tmp_path) as (door, provider, away):
+        browser, start = Browser(provider.issuer), f"{door.url}{START}?next=/auth/me"
+        with browser.http:
+            first = await asyncio.to_thread(browser.sign_in, start, "ada")
+            assert str(first.url) == f"{door.url}/auth/me"
+            told = first.json()
+            assert (told["email"], told["role"], told["signed_in_by"]) == ("ada@example.org", "owner", "issuer")
+            again = (await asyncio.to_thread(browser.sign_in, start, "nobody is asked")).json()
+            assert (again["id"], again["session_id"] != told["session_id"]) == (told["id"], True)
+            page = await asyncio.to_thread(browser.sign_in, f"{door.url}{START}", "ada")
+            assert (page.status_code, page.url.path) == (200, "/console/keys")
+
+            away.close()
+            back = f"{door.url}{CALLBACK}"
+            with served_oidc_provider(back, keys=[NEWEST], port=provider.port):
+                other = (await asyncio.to_thread(browser.sign_in, start, "ben")).json()
+        assert (other["email"], other["id"] == told["id"]) == ("ben@example.org", False)
+        assert await door.rows("SELECT subject FROM identities ORDER BY subject") == [("ada",), ("ben",)]
+
+
+async def test_a_person_who_does_not_consent_at_the_provider_is_not_let_in(tmp_path: Path) -> None:
+    async with opened_to_browsers(tmp_path) as (door, provider, _):
+        browser = Browser(provider.issuer)
+        with browser.http:
+            refused = await asyncio.to_thread(browser.cancel, f"{door.url}{START}")
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "sign_in_failed")
+        assert error_of(refused)["message"].startswith("The issuer did not let you in, or you refused. Begin again at ")
+        assert await door.rows("SELECT count(*) FROM users") == [(0,)]
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -46,6 +46,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it fo
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _may_start = True
 """Whether what runs now is marked as a test that starts a program."""
+_MARKS_OF_FILE = re.compile(r"^pytestmark = (\[[^\]]*\]|.*)", re.MULTILINE)
 _left_out: frozenset[str] = frozenset()
 """The marks of tests that are not to run, where nothing else is said of those that are."""
 
@@ -77,6 +78,14 @@ def pytest_configure(config: pytest.Config) -> None:
     expression, names_tests = config.option.markexpr, any("::" in named for named in config.args)
     if re.fullmatch(r"not \w+( and not \w+)*", expression) and not names_tests:
         _left_out = frozenset(re.findall(r"not (\w+)", expression))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Files of which all is left out are not even imported: what they need may not be installed, or takes long."""
+    if not _left_out or collection_path.suffix != ".py":
+        return None
+    said = _MARKS_OF_FILE.search(collection_path.read_text())
+    return True if said and not _left_out.isdisjoint(re.findall(r"pytest\.mark\.(\w+)", said[1])) else None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -959,7 +959,7 @@ def _attribution(attribution: AttributionDoor) -> list[AnyOperation]:
             name="put_attribution",
             summary="Have requests attributed to the users and tags that they name, from now on, or not.",
             access=Access.ACCOUNT_HOLDER,
-            scope="manage",
+            scope="billing",
             counts=Counts.QUERY,
             query=Query,
             body=AttributionBody,

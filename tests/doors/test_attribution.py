@@ -86,6 +86,17 @@ async def test_it_is_off_until_the_account_asks_for_it_and_from_then_on_at_once(
     assert await newest(door, key) == (None, [])
 
 
+async def test_a_member_sees_whether_names_are_recorded_and_an_owner_decides_that(served: Served) -> None:
+    """Of all users of the account: as where its webhook goes."""
+    door, _ = served
+    account_id = await door.account()
+    member = await door.person(account_id, role="member")
+    refused = await door.http.put("/v1/attribution", json={"enabled": True}, headers=bearer(member))
+    assert error_of(refused)["code"] == "insufficient_scope"
+    assert (await door.get("/v1/attribution", member)).json()["enabled"] is False
+    assert (await switch(door, await door.person(account_id)))["enabled"] is True
+
+
 async def test_a_guest_has_nothing_attributed_and_no_switch(served: Served) -> None:
     door, _ = served
     for response in (

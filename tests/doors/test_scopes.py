@@ -50,7 +50,7 @@ OPERATIONS: list[tuple[str, str, KeyScope | None, dict[str, Any] | None]] = [
     ("PUT", "/billing/auto-topup", "billing", {"threshold_usd": "5", "amount_usd": "9", "max_per_day_usd": "9"}),
     ("DELETE", "/billing/auto-topup", "billing", None),
     ("GET", "/attribution", "manage", None),
-    ("PUT", "/attribution", "manage", {"enabled": True}),
+    ("PUT", "/attribution", "billing", {"enabled": True}),
     ("GET", "/webhook", "manage", None),
     ("PUT", "/webhook", "billing", {"url": "https://hooks.example.com/"}),
     ("DELETE", "/webhook", "billing", None),

@@ -163,6 +163,7 @@ def _pages(gateway: Gateway, run: Endpoints, base_url: str) -> list[AnyOperation
         first_model=lambda: next(iter(gateway.published.current), "demo/echo"),
         now_ms=now_ms,
         base_url=base_url,
+        are_models_public=gateway.settings.public_models,
         takes_passwords=not gateway.settings.oidc.only,
         issuer_path=_start_path(gateway),
         issuer_name=gateway.settings.oidc.shown_name,

@@ -146,6 +146,13 @@ class Models:
             return ModelListAnswer(_anthropic_list(models))
         return ModelListAnswer(_listed(models, provider))
 
+    def told(self, caller: Caller | None) -> dict[str, tuple[ModelObject, ModelStatus]]:
+        """By its id each model of the list as a caller has it, with its health."""
+        models = [*self._models_of(None, caller)]
+        if auto := self._auto.seen_by(caller):
+            models.append(auto)
+        return {model.id: (model_object(model), self._pool.status_of(model)) for model in models}
+
     async def get(self, asked: ModelAsked) -> ModelAnswer:
         name = _model_id(asked)
         model = self._auto.find(asked.context.caller, name)

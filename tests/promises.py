@@ -22,6 +22,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console.py",
                 "tests/test_console_values.py",
             ],
+            "The list of models is the API's, with exact prices, and a model without one is shown as free, never as 0.": [
+                "tests/doors/test_console_models.py",
+            ],
             "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
                 "tests/console/test_prefix.py",

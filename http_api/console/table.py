@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from http_api.console.pages.keys import KEYS_PATH, KeyPages
+from http_api.console.pages.models import MODELS_PATH, ModelPages
 from http_api.console.pages.sign_in import SignInPages
 from http_api.console.serving import Console
 from http_api.console.static_files import STATIC_PATH, StaticFiles
@@ -14,7 +15,10 @@ from mcp_gateway.core.hosts import path_of
 from mcp_gateway.core.identity.people import People
 from mcp_gateway.core.identity.sign_in import Registration
 
-_MENU = (MenuItem(KEYS_PATH, "API keys"),)
+_MENU = (
+    MenuItem(KEYS_PATH, "API keys"),
+    MenuItem(MODELS_PATH, "Models"),
+)
 _ADMIN_MENU: tuple[MenuItem, ...] = ()
 
 
@@ -27,6 +31,7 @@ class ConsoleParts:
     first_model: Callable[[], str]
     now_ms: Callable[[], int]
     base_url: str
+    are_models_public: bool
     takes_passwords: bool
     issuer_path: str | None
     """Where people sign in elsewhere, if they do."""
@@ -48,6 +53,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
             issuer_name=parts.issuer_name,
         ).rows(console),
         *keys.rows(console),
+        *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
         console.file(STATIC_PATH, files.get),
         console.unknown(),
     ]

@@ -59,6 +59,7 @@ class Templates:
         }
         self._environment.filters |= {
             "money": view.money,
+            "per_million": view.per_million,
             "compact": view.compact,
             "moment": view.moment,
             "limit": view.limit,

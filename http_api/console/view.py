@@ -22,6 +22,13 @@ def money(usd: str) -> Markup:
     return Markup('<data value="{}" title="${}">{}</data>').format(usd, usd, text)
 
 
+def per_million(usd: str) -> Markup:
+    """A price of one token as that of a million, exactly; that of the token for whoever points at it."""
+    whole, _, fraction = f"{Decimal(usd).scaleb(6):,f}".partition(".")
+    text = f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"
+    return Markup('<data value="{}" title="${} a token">${}</data>').format(usd, usd, text)
+
+
 def compact(number: int) -> Markup:
     """A count in three or four characters, exact for whoever points at it."""
     for size, letter in _SIZES:

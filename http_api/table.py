@@ -832,6 +832,13 @@ def _colleagues(people: PeopleDoor) -> list[AnyOperation]:
     ]
 
 
+_COMES_BACK: frozenset[Code] = _SIGN_IN | {
+    "sign_in_failed", "issuer_unavailable", "registration_closed", "account_deactivated", "insufficient_permissions",
+    "unsupported_region", "invalid_api_key", "expired_session", "invalid_credentials",
+}  # fmt: skip
+"""Of whoever comes back from an issuer: by what that says of them, and by what they are here."""
+
+
 def _issuer_sign_in(issuer: IssuerSignIn) -> list[AnyOperation]:
     """At the root alone, where the issuer sends browsers back to; who comes for the first time is judged by country."""
     return [
@@ -865,16 +872,11 @@ def _issuer_sign_in(issuer: IssuerSignIn) -> list[AnyOperation]:
             handle=issuer.callback,
             statuses=(303,),
             headers=(LOCATION, SESSION_COOKIE),
-            refuses=_SIGN_IN
-            | {
-                "sign_in_failed", "issuer_unavailable", "registration_closed", "account_deactivated",
-                "insufficient_permissions", "unsupported_region", "invalid_api_key", "expired_session",
-                "invalid_credentials", "invalid_value",
-            },
+            refuses=_COMES_BACK,
             prefixes=ROOT,
             is_for_people=True,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _webhooks(webhooks: WebhookDoor) -> list[AnyOperation]:

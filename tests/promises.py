@@ -25,6 +25,10 @@ AREAS: dict[str, Area] = {
             "The list of models is the API's, with exact prices, and a model without one is shown as free, never as 0.": [
                 "tests/doors/test_console_models.py",
             ],
+            "The playground asks as any program does, stops the backend, keeps nothing, and shows what helps where it is refused.": [
+                "tests/doors/test_console_playground.py",
+                "tests/console/test_playground.py",
+            ],
             "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
                 "tests/console/test_prefix.py",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from http_api.console.pages.keys import KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
+from http_api.console.pages.playground import PLAYGROUND_PATH, PlaygroundPages
 from http_api.console.pages.sign_in import SignInPages
 from http_api.console.serving import Console
 from http_api.console.static_files import STATIC_PATH, StaticFiles
@@ -18,6 +19,7 @@ from mcp_gateway.core.identity.sign_in import Registration
 _MENU = (
     MenuItem(KEYS_PATH, "API keys"),
     MenuItem(MODELS_PATH, "Models"),
+    MenuItem(PLAYGROUND_PATH, "Playground"),
 )
 _ADMIN_MENU: tuple[MenuItem, ...] = ()
 
@@ -54,6 +56,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         ).rows(console),
         *keys.rows(console),
         *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
+        *PlaygroundPages(run.models, base_url=parts.base_url).rows(console),
         console.file(STATIC_PATH, files.get),
         console.unknown(),
     ]

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from playwright.async_api import Browser
 
@@ -34,10 +35,12 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(data_dir: Path, prefix: str = "") -> AsyncIterator[House]:
+async def open_house(data_dir: Path, prefix: str = "", **settings: Any) -> AsyncIterator[House]:
     """Under a path, where one is said, as if behind a proxy that leaves it in place."""
     async with (
-        open_door(data_dir, base_url=f"http://gateway.test{prefix}", users={"registration": "open"}) as door,
+        open_door(
+            data_dir, base_url=f"http://gateway.test{prefix}", users={"registration": "open"}, **settings
+        ) as door,
         chromium() as browser,
     ):
         sign_in = door.gateway.sign_in

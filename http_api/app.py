@@ -25,7 +25,6 @@ from http_api.auto_topups import AutoTopUpDoor
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
 from http_api.challenges import Challenges
-from http_api.condition import Judge
 from http_api.console.table import ConsoleParts, console_operations
 from http_api.current_key import CurrentKey
 from http_api.feedback import Feedback
@@ -177,7 +176,6 @@ async def _prefix_of(gateway: Gateway, key_id: str) -> str:
 
 def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: ProtectedResources | None) -> Endpoints:
     settings = gateway.settings
-    judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
     bounds = _bounds_of(gateway)
     return Endpoints(
@@ -223,7 +221,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
         usage=UsageReports(gateway.history, now_ms),
         requests=Requests(gateway.history),
         stats=Stats(
-            judge,
+            gateway.judge,
             gateway.published,
             gateway.pool,
             gateway.activity,
@@ -231,7 +229,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
             now_ms,
             is_full=settings.public_stats == "full",
         ),
-        health=Health(judge, gateway.pool, operators, gateway.version),
+        health=Health(gateway.judge, gateway.pool, operators, gateway.version),
         metrics=MetricsPage(
             gateway.metrics,
             gateway.lifecycle,

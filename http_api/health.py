@@ -5,11 +5,11 @@ from typing import Any
 
 from starlette.types import Scope
 
-from http_api.condition import Condition, Judge, Status
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.operators import Operators
 from http_api.query import AnyQuery
 from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.condition import Condition, Judge, Status
 from mcp_gateway.core.errors import TABLE, GatewayError
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle

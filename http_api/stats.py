@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from http_api.condition import Judge, Status
 from http_api.operations import Absent, Answered, Asked, Nothing, Told, written
 from http_api.query import AnyQuery
 from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.condition import Judge, Status
 from mcp_gateway.core.observe.activity import Activity, Slot, quantile
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 

@@ -1101,6 +1101,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/observe/test_activity.py",
                 "tests/core/observe/test_model_ages.py",
             ],
+            "How each part of the service was is counted minute by minute for 90 days, and what was told of incidents is kept.": [
+                "tests/core/observe/test_status_board.py",
+            ],
             "A wall clock that somebody sets locks nobody out, and lets limits and grants go on.": [
                 "tests/core/test_clock.py",
                 "tests/core/test_limits.py::test_a_clock_that_is_set_back_locks_nobody_out",

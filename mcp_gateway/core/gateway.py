@@ -25,6 +25,7 @@ from mcp_gateway.core.catalog import (
     price_line,
 )
 from mcp_gateway.core.clock import DAY_MS, SteadyClock
+from mcp_gateway.core.condition import Judge
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.dialects.dialect import Targets
 from mcp_gateway.core.dialects.vllm import Vllm
@@ -73,6 +74,7 @@ from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.observe.reconciliation import Reconciler
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
+from mcp_gateway.core.observe.status_board import StatusBoard
 from mcp_gateway.core.payments.auto_payments import AutoPayments
 from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.checkout import Till
@@ -165,6 +167,8 @@ class Gateway:
     audit: AuditLog
     webhooks: Webhooks
     notices: ServiceNotices
+    judge: Judge
+    board: StatusBoard
     operator: Callable[[Actor], "OperatorDesk"]
     reload: Callable[[Actor], Awaitable[Reloaded]]
     """Read the configuration again. Raises GatewayError `invalid_value` for one that cannot be used."""
@@ -369,6 +373,9 @@ async def open_gateway(
             await auto_payments.begin(are_offered=settings.stripe.auto_topup)
         deliveries = _deliveries(store, settings, metrics)
         await deliveries.begin(settings.webhooks.url)
+        judge = Judge(lifecycle, ledger, pool, published)
+        board = StatusBoard(store, judge.components, clock.now_ms)
+        await board.restore()
         gateway = Gateway(
             version=__version__,
             new_id=new_id,
@@ -416,6 +423,8 @@ async def open_gateway(
             reload=reloading.reload,
             webhooks=_webhooks(store, settings),
             notices=notices,
+            judge=judge,
+            board=board,
         )
         _watch_tool_servers(tool_servers, metrics)
         for warning in settings.warnings:
@@ -441,6 +450,7 @@ async def open_gateway(
                 refusals=refusals.watch,
                 user_sessions=known_sessions.watch,
                 webhooks=deliveries.watch,
+                **({"status_board": board.watch} if settings.public_stats != "off" else {}),
                 **({"auto_payments": auto_payments.watch} if auto_payments else {}),
                 **({"issuer": oidc.issuer.watch} if oidc is not None else {}),
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),

@@ -1,15 +1,22 @@
 """What the operator has switched of the whole service while it runs: maintenance, and an incident for the status page.
 
 It is kept in the database until it is switched back, over restarts and reloads, and holds beside the configuration.
+What was told, and when, is kept for as long as the status page shows it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.engine import Engine, Read, Write
 from mcp_gateway.core.lifecycle import Lifecycle
 
 MOST_INCIDENT_CHARS = 500
+INCIDENTS_KEPT_MS = 90 * DAY_MS
+"""After they are over."""
+
+IncidentKind = Literal["incident", "maintenance"]
 
 
 class ServiceNotice(NamedTuple):
@@ -36,10 +43,38 @@ class NoticeKept(Read[ServiceNotice]):
     """What was switched, and not back."""
 
 
+class IncidentUpdate(NamedTuple):
+    """What was told of an incident, at a time in Unix milliseconds."""
+
+    at_ms: int
+    text: str
+
+
+class Incident(NamedTuple):
+    """An incident, or a time of maintenance, of which nothing is told; the newest update first."""
+
+    id: int
+    kind: IncidentKind
+    began_at_ms: int
+    ended_at_ms: int | None
+    updates: tuple[IncidentUpdate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentsKept(Read[Sequence[Incident]]):
+    """Those that are not long over, the newest first."""
+
+
 class NoticeChanged(NamedTuple):
     """A commit has changed it."""
 
     notice: ServiceNotice
+
+
+class IncidentsChanged(NamedTuple):
+    """A commit has changed what is told, or was."""
+
+    incidents: Sequence[Incident]
 
 
 class ServiceNotices:
@@ -53,11 +88,15 @@ class ServiceNotices:
         self._lifecycle = lifecycle
         self.configured = configured
         self.switched = ServiceNotice()
+        self.history: Sequence[Incident] = ()
+        """Of what was switched, the newest first."""
+        store.listen(IncidentsChanged, self._take_history)
         store.listen(NoticeChanged, lambda changed: self._take(changed.notice))
 
     async def begin(self) -> None:
         """Go on with what was switched before a restart."""
         self._take(await self._store.read(NoticeKept()))
+        self.history = await self._store.read(IncidentsKept())
 
     def configure(self, configured: ServiceNotice) -> None:
         self.configured = configured
@@ -66,6 +105,9 @@ class ServiceNotices:
     @property
     def incident(self) -> str | None:
         return self.switched.incident or self.configured.incident
+
+    def _take_history(self, changed: IncidentsChanged) -> None:
+        self.history = changed.incidents
 
     def _take(self, switched: ServiceNotice) -> None:
         self.switched = switched

@@ -6,10 +6,10 @@ from typing import Any
 import orjson
 import pytest
 
-from http_api.condition import Judge
 from http_api.operations import Asked, Nothing, written
 from http_api.query import AnyQuery
 from http_api.stats import Stats
+from mcp_gateway.core.condition import Judge
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, open_door
 

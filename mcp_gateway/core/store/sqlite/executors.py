@@ -19,6 +19,7 @@ from mcp_gateway.core.store.sql import (
     payments,
     requests,
     service_notice,
+    status_board,
     users,
     webhooks,
 )
@@ -43,6 +44,7 @@ EXECUTORS = (
     | orders.EXECUTORS
     | outcomes.EXECUTORS
     | service_notice.EXECUTORS
+    | status_board.EXECUTORS
     | users.EXECUTORS
     | identities.EXECUTORS
     | webhooks.EXECUTORS

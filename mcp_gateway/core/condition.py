@@ -1,4 +1,4 @@
-"""How the gateway is, decided in one place for /health, /readyz and the public status."""
+"""How the gateway and its parts are, decided in one place for /health, /readyz and the public status."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,16 @@ from typing import Literal
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.core.upstream.pool import Pool
+from mcp_gateway.core.observe.status_board import Component, ComponentState
+from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 Status = Literal["ok", "degraded", "down"]
+_AS_COMPONENT: dict[Status, ComponentState] = {"ok": "operational", "degraded": "degraded", "down": "down"}
+_OF_MODEL: dict[ModelStatus, ComponentState] = {
+    "ready": "operational",
+    "loading": "degraded",
+    "unavailable": "down",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,16 @@ class Judge:
         """The worst that holds now, and all that is wrong, the worst first."""
         fatal, partial = list(self._fatal()), list(self._partial())
         return Condition("down" if fatal else "degraded" if partial else "ok", fatal + partial)
+
+    def components(self) -> list[Component]:
+        """Both doors, which share all that may be wrong with them, and each model."""
+        is_off = self._lifecycle.is_in_maintenance
+        doors: ComponentState = "maintenance" if is_off else _AS_COMPONENT[self.condition().status]
+        models: list[Component] = []
+        for model in self._published.current.values():
+            state = "maintenance" if is_off else _OF_MODEL[self._pool.status_of(model)]
+            models.append(Component(f"model/{model.id}", model.id, state))
+        return [Component("api", "API", doors), Component("mcp", "MCP", doors), *models]
 
     def _fatal(self) -> Iterator[str]:
         """Why nothing at all can be served, or soon will not be."""

@@ -33,7 +33,7 @@ test: $(VENV)/.installed-dev  ## run all tests that are fast; with ORDER=a numbe
 test-programs: $(VENV)/.installed-dev  ## run the tests that start the bridge or the gateway as a program of its own
 	@$(BIN)/python -m pytest -m program $(WORKERS)
 
-test-surfaces: $(VENV)/.installed-dev  ## run what each surface is held to: bills, races, fail-over, departures, canaries, every captured answer
+test-surfaces: $(VENV)/.installed-dev  ## run what each surface is held to: bills, races, fail-over, departures, canaries, every captured answer, everybody at every operation
 	@$(BIN)/python -m pytest -m surfaces $(WORKERS)
 
 test-providers: $(VENV)/.installed-dev  ## run what each provider is held to: every refusal, manner and surface of each, and who is asked next

@@ -10,6 +10,7 @@ from http_api.console.view import compact, money
 from http_api.keys import NewKey
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.web_address import local_path
+from tests.cases import each
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_a_field_cannot_be_of_two_kinds() -> None:
         Form([("budgets", "x"), ("budgets.0.amount_usd", "1")]).as_body(NewKey)
 
 
-@pytest.mark.parametrize(
+@each(
     "wanted",
     [
         "",

@@ -27,6 +27,7 @@ from bridge.mcp_stdio_bridge import (
 )
 from tests.bridge.fake_server import STREAM, Exchange, fake_server
 from tests.bridge.process import INITIALIZE_PARAMS, Message
+from tests.cases import each
 from tests.loop_clock import pass_time
 from tests.patience import PATIENCE_S, eventually
 from tests.serving import NO_TLS
@@ -659,9 +660,9 @@ def test_a_name_that_http_cannot_carry_is_wrapped_in_base64(value: str, encoded:
     assert encode_header(value) == encoded
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", None])
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+@each("mark", [b"", b"\xef\xbb\xbf"])
+@each("end", [b"\n", b"\r\n", b"\r", None])
+@each("size", [1, 2, 3, 7, 1000])
 async def test_events_are_read_whole_however_the_bytes_arrive_and_lines_end(
     size: int, end: bytes | None, mark: bytes
 ) -> None:

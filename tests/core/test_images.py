@@ -77,8 +77,8 @@ async def test_a_large_image_is_read_slice_by_slice_to_the_same_hash() -> None:
     await policy.check([large[:-4]], model_sees=True)
 
 
-@pytest.mark.parametrize("at", [2**20 - 1, 2**20, 2**20 + 1, 2**21 - 1])
-@pytest.mark.parametrize("wrong", ["=", "!", "\n", "é"])
+@each("at", [2**20 - 1, 2**20, 2**20 + 1, 2**21 - 1])
+@each("wrong", ["=", "!", "\n", "é"])
 async def test_what_is_not_base64_is_found_at_the_edges_of_slices_too(at: int, wrong: str) -> None:
     data = "a" * at + wrong + "a" * (2**21 + 3 - at)
     assert (await refusal(ImagePolicy(True), f"data:image/png;base64,{data}")).code == "invalid_value"

@@ -4,6 +4,7 @@ import pytest
 
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.origins import Origins
+from tests.cases import each
 
 SETTINGS = {
     "public_url": "https://GW.example.com/under/a/path",
@@ -42,12 +43,12 @@ def test_pages_on_loopback_may_call_mcp_alone(origin: str) -> None:
         assert origins.admits_to_mcp(origin.encode())
 
 
-@pytest.mark.parametrize("origin", OTHERS)
+@each("origin", OTHERS)
 def test_others_may_call_neither(origin: str) -> None:
     for settings in (SETTINGS, {}):
         assert not Origins(Settings.model_validate(settings)).admits_to_mcp(origin.encode())
 
 
-@pytest.mark.parametrize("origin", NAMED + LOOPBACK + OTHERS)
+@each("origin", NAMED + LOOPBACK + OTHERS)
 def test_any_origin_can_be_let_in(origin: str) -> None:
     assert Origins(Settings(cors_origins=("*",))).admits(origin.encode())

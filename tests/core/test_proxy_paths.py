@@ -187,7 +187,7 @@ def test_paths_hang_where_the_provider_is_and_never_at_another_that_its_preset_n
     assert row_of(ProviderSettings.model_validate({"api_key_env": "KEY"} | fields)).proxy_base == root
 
 
-@pytest.mark.parametrize("kind", presets())
+@each("kind", presets())
 def test_no_preset_lets_a_path_through_that_is_not_for_inference(kind: str) -> None:
     row = presets()[kind]
     paths = ProxyPaths(row.proxy_surfaces, row.proxy_paths, {})

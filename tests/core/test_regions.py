@@ -10,6 +10,7 @@ from mcp_gateway.core.config import ConfigError, PolicySettings, Settings
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.policy.regions import Regions, read_country_database
 from mcp_gateway.core.policy.watched_file import WatchedFile
+from tests.cases import each
 from tests.country_file import write_countries
 
 PROXY = ("10.0.0.1", 443)
@@ -26,7 +27,7 @@ def told(*values: str) -> list[tuple[bytes, bytes]]:
     return [(b"cf-ipcountry", value.encode()) for value in values]
 
 
-@pytest.mark.parametrize(
+@each(
     ("peer", "values", "country"),
     [
         (PROXY, ["KP"], "KP"),
@@ -47,7 +48,7 @@ def test_a_country_is_believed_of_a_trusted_proxy_alone(
     assert regions().country_of(peer, told(*values), "198.51.100.1") == country
 
 
-@pytest.mark.parametrize(
+@each(
     ("record", "country"),
     [
         ({"country": {"iso_code": "KP", "names": {"en": "North Korea"}}}, "KP"),
@@ -59,14 +60,14 @@ def test_a_country_is_believed_of_a_trusted_proxy_alone(
         ("KP", "XX"),
     ],
 )
-@pytest.mark.parametrize("address", ["192.0.2.7", "::ffff:192.0.2.7", "2002:c000:207::1", "2001:db8:1::5"])
+@each("address", ["192.0.2.7", "::ffff:192.0.2.7", "2002:c000:207::1", "2001:db8:1::5"])
 def test_a_file_s_country_is_that_of_the_address(tmp_path: Path, record: Any, country: str, address: str) -> None:
     write_countries(tmp_path / "countries", {"192.0.2.0/24": record, "2001:db8:1::/48": record})
     assert regions(tmp_path / "countries").country_of(STRANGER, [], address) == country
 
 
-@pytest.mark.parametrize("address", ["198.51.100.1", "2001:db8:2::1", "127.0.0.1", "unknown", ""])
-@pytest.mark.parametrize("ip_version", [4, 6])
+@each("address", ["198.51.100.1", "2001:db8:2::1", "127.0.0.1", "unknown", ""])
+@each("ip_version", [4, 6])
 def test_what_a_file_does_not_have_is_unknown(tmp_path: Path, address: str, ip_version: int) -> None:
     write_countries(tmp_path / "countries", {"192.0.2.0/24": {"country": "KP"}}, ip_version=ip_version)
     assert regions(tmp_path / "countries").country_of(STRANGER, [], address) == "XX"

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import DATABASE
+from tests.cases import each
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, contents
@@ -168,7 +169,7 @@ PRIVATE = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", PRIVATE)
+@each("path", PRIVATE)
 async def test_a_test_key_reads_nothing_of_its_account(stage: Stage, path: str) -> None:
     key = await stage.door.key(await stage.door.account("3"), is_test=True)
     for prefix in ("/v1", "/api/v1/inference"):

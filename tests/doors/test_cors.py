@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from tests.cases import each
 from tests.doors.mcp_host import JSON, chat, initialize
 from tests.serving import Door, bearer, chat_body, open_door
 
@@ -54,9 +55,9 @@ def is_silent(answer: httpx2.Response) -> bool:
     return not any(name.startswith("access-control-") for name in answer.headers)
 
 
-@pytest.mark.parametrize("path", MCP + HTTP)
-@pytest.mark.parametrize("origin", [PAGE, ALSO])
-@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
+@each("path", MCP + HTTP)
+@each("origin", [PAGE, ALSO])
+@each("method", ["GET", "POST", "PATCH", "DELETE"])
 async def test_a_preflight_is_answered_without_a_key(door: Door, path: str, origin: str, method: str) -> None:
     answer = await preflight(door, path, origin, method, "authorization,x-stainless-os,mcp-session-id")
     assert (answer.status_code, answer.content) == (204, b"")
@@ -76,8 +77,8 @@ async def test_a_page_on_loopback_is_let_into_the_mcp_door_alone(door: Door) -> 
         assert is_silent(await door.get(path, await door.key(), origin=LOOPBACK))
 
 
-@pytest.mark.parametrize("path", MCP + HTTP)
-@pytest.mark.parametrize("origin", [EVIL, "null", "https://app.example.com.evil.io", ""])
+@each("path", MCP + HTTP)
+@each("origin", [EVIL, "null", "https://app.example.com.evil.io", ""])
 async def test_others_are_told_nothing(door: Door, path: str, origin: str) -> None:
     assert is_silent(await preflight(door, path, origin))
     assert is_silent(await door.get(path, await door.key(), origin=origin))

@@ -9,6 +9,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.serving import Door, chat_body, error_of, open_door
 
 brotli, zstandard = pytest.importorskip("brotli"), pytest.importorskip("zstandard")
@@ -44,8 +45,8 @@ def body(content: str = "hi", size_bytes: int = 0) -> bytes:
     return orjson.dumps(chat_body(model="demo/echo", messages=messages, max_tokens=4)).ljust(size_bytes)
 
 
-@pytest.mark.parametrize(("coding", "compress"), CODINGS)
-@pytest.mark.parametrize("size_bytes", [0, 300_000, MAX_BYTES])
+@each(("coding", "compress"), CODINGS)
+@each("size_bytes", [0, 300_000, MAX_BYTES])
 async def test_a_compressed_body_is_read_within_the_body_s_limit(
     door: Door, coding: str, compress: Callable[[bytes], bytes], size_bytes: int
 ) -> None:

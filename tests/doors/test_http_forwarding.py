@@ -84,7 +84,7 @@ async def test_the_model_goes_out_under_the_backend_s_name_and_all_else_as_it_ca
     assert sent == {"model": "org/tiny", "messages": MESSAGES} | fields
 
 
-@pytest.mark.parametrize(
+@each(
     "name", sorted(name for name, use in FIELDS.items() if use is FieldUse.STRIPPED and not name.startswith("guided_"))
 )
 async def test_a_field_that_reaches_past_its_tenant_does_not_go_out_and_is_named(

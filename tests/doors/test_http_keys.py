@@ -191,7 +191,7 @@ async def test_a_scope_that_the_maker_does_not_have_is_403_and_named(door: Door,
     assert fields.get("scopes", ["inference"])[-1] in error_of(refused)["message"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("fields", "code", "param"),
     [
         ({"scopes": []}, "invalid_type", "scopes"),
@@ -213,7 +213,6 @@ async def test_a_scope_that_the_maker_does_not_have_is_403_and_named(door: Door,
         ({"expires_at": "9" * 5000}, "invalid_value", "expires_at"),
         ({"made_by": "key_x"}, "unsupported_parameter", "made_by"),
     ],
-    ids=str,
 )
 async def test_scopes_and_ends_that_are_none_are_400(door: Door, fields: dict[str, Any], code: str, param: str) -> None:
     refused = await create(door, await door.key(), **fields)
@@ -273,7 +272,7 @@ async def test_an_account_has_so_many_live_keys_and_no_more(door: Door) -> None:
     assert (await create(door, key)).status_code == 201
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "code", "param"),
     [
         (b"", "invalid_json", None),
@@ -338,9 +337,7 @@ async def noticed(door: Door, key: str, status: int) -> None:
     await becomes(lambda: door.get("/v1/keys", key), lambda answer: answer.status_code == status)
 
 
-@pytest.mark.parametrize(
-    "name", ["\x1b[2J", "two\nlines", "tab\tbed", "\x7f", "\x85", "a\u202egnp", "a\u2066b", "\u2028", "\u200f"]
-)
+@each("name", ["\x1b[2J", "two\nlines", "tab\tbed", "\x7f", "\x85", "a\u202egnp", "a\u2066b", "\u2028", "\u200f"])
 async def test_a_name_that_is_no_line_of_text_is_refused(name: str, door: Door) -> None:
     key = await door.key()
     key_id = await own_id(door, key)

@@ -10,6 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, MESSAGES, PRICED, Door, bearer, chat_body, error_of, open_door
 
@@ -120,7 +121,7 @@ BODIES: dict[str, tuple[bytes, str, str | None, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BODIES)
+@each("case", BODIES)
 async def test_a_bad_body_is_refused_with_what_to_change(served: tuple[Door, ReplayingBackend, str], case: str) -> None:
     door, backend, key = served
     body, code, param, hint = BODIES[case]
@@ -279,7 +280,7 @@ async def test_unknown_paths_are_404_and_say_so(served: tuple[Door, ReplayingBac
         assert response.headers["x-request-id"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("method", "path", "allow"),
     [
         ("GET", "/v1/chat/completions", "OPTIONS, POST"),
@@ -326,7 +327,7 @@ async def test_head_answers_like_get_without_a_body(served: tuple[Door, Replayin
         assert head.headers["content-length"] == got.headers["content-length"]
 
 
-@pytest.mark.parametrize(
+@each(
     "headers",
     [
         {"authorization": "Bearer gw_live_wrong"},

@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.money import format_usd
+from tests.cases import each
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, WORST, Door, open_door
 from tests.stage import held_for_one
@@ -93,12 +94,12 @@ async def test_each_account_sees_the_prices_that_it_pays_and_everybody_else_thos
     assert document["input_modalities"][0]["pricing"][0]["cost_usd"] == WITH_20["prompt"]
 
 
-@pytest.mark.parametrize("path", [
+@each("path", [
     "/v1/models", "/v1/models?format=openrouter", "/v1/models/priced/tiny", "/api/v1/inference/models", "/v1/limits",
     "/v1/billing", "/v1/billing/transactions", "/v1/billing/statements/2026-01?format=csv", "/v1/credits", "/v1/keys",
     "/v1/usage", "/v1/requests",
 ])  # fmt: skip
-@pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
+@each("header", ["authorization", "x-api-key", "api-key"])
 async def test_no_shared_cache_keeps_what_depends_on_the_caller(door: Door, path: str, header: str) -> None:
     key = await door.key(await door.account("1"))
     sent = {header: f"Bearer {key}" if header == "authorization" else key}

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.serving import Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -30,8 +31,8 @@ async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
         yield door
 
 
-@pytest.mark.parametrize("path", ["/v1/mcp", "/v1/mcp/", "/v1/mcp/sse", "/v1/mcp/messages/", "/api/v1/inference/mcp"])
-@pytest.mark.parametrize("key", [None, WRONG])
+@each("path", ["/v1/mcp", "/v1/mcp/", "/v1/mcp/sse", "/v1/mcp/messages/", "/api/v1/inference/mcp"])
+@each("key", [None, WRONG])
 async def test_who_has_no_valid_key_is_told_to_send_one_as_a_bearer(door: Door, path: str, key: str | None) -> None:
     for answer in (await door.get(path, key), await door.post(b"{}", key, path)):
         assert answer.status_code == 401
@@ -40,8 +41,8 @@ async def test_who_has_no_valid_key_is_told_to_send_one_as_a_bearer(door: Door, 
         assert error_of(answer)["type"] == "invalid_auth"
 
 
-@pytest.mark.parametrize("path", PROBED)
-@pytest.mark.parametrize("key", [None, WRONG])
+@each("path", PROBED)
+@each("key", [None, WRONG])
 async def test_there_is_no_authorization_server_to_be_found(door: Door, path: str, key: str | None) -> None:
     answer = await door.get(path, key)
     assert answer.status_code == 404

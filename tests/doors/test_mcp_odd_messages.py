@@ -23,6 +23,7 @@ from mcp.types import (
 from bridge.mcp_stdio_bridge import Bridge, Log, Remote
 from mcp_gateway.mcp_door.http import Accept
 from mcp_gateway.mcp_door.jsonrpc import with_whole_characters
+from tests.cases import each
 from tests.doors.mcp_host import JSON, PREFIX, Host, call, chat, gated, http_client, initialize, open_host
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import INITIALIZED, MODERN, PING, modern
@@ -58,8 +59,8 @@ async def asked(host: Host, method: str, params: Any, headers: dict[str, str] | 
 # Parameters
 
 
-@pytest.mark.parametrize("method", LISTS)
-@pytest.mark.parametrize("params", [{"cursor": ""}, {"cursor": None}, {}, {"_meta": None}])
+@each("method", LISTS)
+@each("params", [{"cursor": ""}, {"cursor": None}, {}, {"_meta": None}])
 async def test_a_list_without_a_cursor_begins(host: Host, method: str, params: dict[str, Any]) -> None:
     assert "result" in await asked(host, method, params)
 
@@ -92,7 +93,7 @@ PLAIN: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "params"), PLAIN)
+@each(("method", "params"), PLAIN)
 async def test_parameters_that_are_plainly_meant_are_taken(host: Host, method: str, params: dict[str, Any]) -> None:
     answer = await asked(host, method, params)
     assert "error" not in answer, answer
@@ -135,7 +136,7 @@ NAMED: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "params", "words"), NAMED)
+@each(("method", "params", "words"), NAMED)
 async def test_a_fault_in_the_parameters_is_named(host: Host, method: str, params: dict[str, Any], words: str) -> None:
     error = (await asked(host, method, params))["error"]
     assert error["code"] == INVALID_PARAMS
@@ -176,7 +177,7 @@ async def test_of_what_a_listener_asks_for_it_is_told_what_there_is(host: Host) 
 # Who the client is
 
 
-@pytest.mark.parametrize(
+@each(
     "said",
     [
         {"clientInfo": {"name": "x"}},
@@ -273,7 +274,7 @@ async def test_a_byte_order_mark_and_a_compressed_body_are_read(host: Host) -> N
 # Headers
 
 
-@pytest.mark.parametrize(
+@each(
     ("header", "json", "events"),
     [
         (b"application/json, text/event-stream", True, True),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.doors.mcp_host import Host, call, chat, open_host
 from tests.doors.test_mcp_lifetimes import next_message, sse_session
 from tests.doors.test_mcp_transports import PING, modern
@@ -51,7 +52,7 @@ REFUSED: dict[str, tuple[Any, dict[str, str], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@each("case", REFUSED)
 async def test_a_refusal_is_counted_once(host: Host, case: str) -> None:
     message, headers, path, code = REFUSED[case]
     before = refused(host)

@@ -13,6 +13,7 @@ from jsonschema import Draft7Validator, Draft202012Validator
 
 from mcp_gateway.tools import chat_completion, create_budget, embeddings, end_budget, get_balance, list_models
 from mcp_gateway.tools.prompts import DEFINITIONS
+from tests.cases import each
 from tests.doors.mcp_host import Host, call, open_host
 from tests.registries import tools
 
@@ -84,19 +85,19 @@ RULES: dict[str, Rule] = {
 }
 
 
-@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@each("schema", SCHEMAS.values())
+@each("rule", RULES.values())
 def test_every_host_s_model_takes_the_schema(rule: Rule, schema: Node) -> None:
     assert [path for path, node in nodes(schema) if not rule(path, node)] == []
 
 
-@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+@each("schema", SCHEMAS.values())
 def test_the_schema_is_one_by_each_draft(schema: Node) -> None:
     Draft202012Validator.check_schema(schema)
     Draft7Validator.check_schema(schema)
 
 
-@pytest.mark.parametrize("odd", [
+@each("odd", [
     {"type": ["string", "null"]}, {}, {"const": "x"}, {"enum": ["x"]}, {"anyOf": [{"type": "string"}]},
     {"type": "null"}, {"type": "array"}, {"type": "object"}, {"type": "object", "properties": {}},
     {"type": "string", "items": {}}, {"type": "integer", "enum": [1]}, {"type": "string", "enum": [""]},

@@ -15,6 +15,7 @@ from mcp_gateway.core.caller import Allowance
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.tools.tool import error_result
+from tests.cases import each
 from tests.doors.mcp_host import (
     Host,
     call,
@@ -87,7 +88,7 @@ def last_event(answer: httpx2.Response) -> dict[str, Any]:
     return message
 
 
-@pytest.mark.parametrize(
+@each(
     "params",
     [
         {"name": "list_models"},
@@ -190,7 +191,7 @@ async def test_each_call_has_a_request_id_of_its_own_and_keeps_the_clients(host:
     assert len(set(ids)) == 2
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "code", "words"),
     [
         ({}, "missing_parameter", "`model`"),
@@ -225,15 +226,15 @@ async def test_arguments_may_be_json_text(host: Host, written: Callable[[Any], b
     assert "hello" in (await called(host, message))["content"][0]["text"]
 
 
-@pytest.mark.parametrize("nothing", ["", " ", "{}", "[]", "null", [], {}, None])
-@pytest.mark.parametrize("name", ["get_balance", "list_models"])
+@each("nothing", ["", " ", "{}", "[]", "null", [], {}, None])
+@each("name", ["get_balance", "list_models"])
 async def test_a_tool_that_needs_no_arguments_takes_nothing_in_any_form(host: Host, name: str, nothing: Any) -> None:
     message = call(name, {})
     message["params"]["arguments"] = nothing
     assert not (await called(host, message))["isError"]
 
 
-@pytest.mark.parametrize("wrong", ["hi", "[1]", "5", '"{}"', "{", [1], ["a"], 5, True, "[" * 2000 + "]" * 2000])
+@each("wrong", ["hi", "[1]", "5", '"{}"', "{", [1], ["a"], 5, True, "[" * 2000 + "]" * 2000])
 async def test_arguments_of_another_shape_are_an_error_that_names_them(host: Host, wrong: Any) -> None:
     message = call("get_balance", {})
     message["params"]["arguments"] = wrong
@@ -554,7 +555,7 @@ async def test_models_can_be_filtered(host: Host, arguments: dict[str, Any], ids
     assert [model["id"] for model in models] == ids
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "code"),
     [
         ({"capability": "telepathy"}, "invalid_value"),

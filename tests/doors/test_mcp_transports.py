@@ -22,6 +22,7 @@ from mcp.types import (
 
 from mcp_gateway.core.bytes_in_flight import Owner
 from mcp_gateway.core.caller import Allowance
+from tests.cases import each
 from tests.doors.mcp_host import (
     JSON,
     Host,
@@ -366,8 +367,8 @@ async def test_a_message_for_no_session_is_404(host: Host) -> None:
 # Bad input
 
 
-@pytest.mark.parametrize("path", ["", "/messages/"])
-@pytest.mark.parametrize(
+@each("path", ["", "/messages/"])
+@each(
     ("body", "code"),
     [
         (b"", PARSE_ERROR),
@@ -519,7 +520,7 @@ async def test_each_message_acts_as_the_key_that_brought_it(host: Host) -> None:
     assert balance["limits"]["requests_per_minute"] == 42
 
 
-@pytest.mark.parametrize(
+@each(
     ("headers", "status"),
     [
         ({"Host": "localhost:1"}, 200),

@@ -12,6 +12,7 @@ import pytest_asyncio
 from http_api.protected_resources import ProtectedResources
 from mcp_gateway.core.caller import SCOPES
 from mcp_gateway.core.mcp_paths import MCP_PATHS
+from tests.cases import each
 from tests.serving import Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -57,8 +58,8 @@ async def test_the_document_without_a_path_is_that_of_the_address_which_people_a
     assert (await door.get(METADATA)).json() == (await door.get(METADATA + "/v1/mcp")).json()
 
 
-@pytest.mark.parametrize("origin", [None, EVIL, PUBLIC, "null"])
-@pytest.mark.parametrize("path", [METADATA, METADATA + "/v1/mcp", "/.well-known/mcp/server-card.json"])
+@each("origin", [None, EVIL, PUBLIC, "null"])
+@each("path", [METADATA, METADATA + "/v1/mcp", "/.well-known/mcp/server-card.json"])
 async def test_any_page_may_read_it(door: Door, path: str, origin: str | None) -> None:
     answer = await door.get(path, WRONG, **({} if origin is None else {"origin": origin}))
     assert answer.status_code == 200
@@ -74,7 +75,7 @@ async def test_any_page_may_ask_with_the_headers_that_clients_send(door: Door) -
     assert "access-control-allow-origin" not in other.headers
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "told"),
     [*((path, path) for path in MCP_PATHS), ("/v1/mcp/messages", "/v1/mcp/sse"), ("/v1/mcp/messages/", "/v1/mcp/sse")],
 )

@@ -146,6 +146,7 @@ def is_as(wanted: set[Code], response: httpx2.Response) -> bool:
     return error["code"] in wanted if wanted else error["code"] not in KEPT_OUT
 
 
+@pytest.mark.surfaces
 @each("name", EVERYBODY)
 async def test_each_operation_lets_in_whom_it_should_and_tells_the_others_why_not(
     door: Door, things: Things, name: str

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from http_api.operations import Access
 from mcp_gateway.core.caller import SCOPES, KeyScope
+from tests.cases import each
 from tests.doors.mcp_host import PATHS
 from tests.serving import MESSAGES, Door, bearer, chat_body, open_door
 
@@ -91,8 +92,8 @@ async def ask(door: Door, method: str, path: str, key: str, body: dict[str, Any]
     return await door.http.request(method, path, content=content, headers=headers)
 
 
-@pytest.mark.parametrize("prefix", ["/v1", "/api/v1/inference"])
-@pytest.mark.parametrize(("method", "path", "needed", "body"), OPERATIONS, ids=lambda value: str(value)[:30])
+@each("prefix", ["/v1", "/api/v1/inference"])
+@each(("method", "path", "needed", "body"), OPERATIONS)
 async def test_an_operation_is_for_keys_with_its_scope(
     door: Door,
     by_scope: dict[KeyScope, str],

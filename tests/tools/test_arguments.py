@@ -209,7 +209,7 @@ HOSTS_OWN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("own", HOSTS_OWN, ids=lambda own: ascii(own)[:40])
+@each("own", HOSTS_OWN)
 async def test_names_of_a_host_s_own_are_passed_over_by_every_tool(own: dict[str, Any]) -> None:
     assert await read(**own) == own  # for the table of what reaches a backend, which drops and tells them
     assert list_models.ARGUMENTS.taken({"capability": "tools", **own})["capability"] == "tools"

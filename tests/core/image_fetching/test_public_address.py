@@ -3,9 +3,10 @@
 import pytest
 
 from mcp_gateway.core.image_fetching.public_address import is_public
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     "address",
     [
         "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.0", "100.100.100.200", "100.127.255.255",
@@ -23,7 +24,7 @@ def test_an_ipv4_address_that_is_special_is_not(address: str) -> None:
     assert not is_public(f"64:ff9b:1::{address}")
 
 
-@pytest.mark.parametrize(
+@each(
     "address",
     [
         "::", "::1", "::ffff:8.8.8.8", "64:ff9b:1::8.8.8.8", "100::1", "2001::1", "2001:0:7f00:1::", "2001:2::1",
@@ -43,7 +44,7 @@ def test_what_is_no_address_is_not(text: str) -> None:
     assert not is_public(text)
 
 
-@pytest.mark.parametrize(
+@each(
     "address",
     [
         "1.1.1.1", "8.8.8.8", "93.184.216.34", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0",

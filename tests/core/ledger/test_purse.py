@@ -65,8 +65,8 @@ def test_of_a_wallet_that_was_never_read_nothing_can_be_spent() -> None:
     assert Purse(ANN).balance(NOW_MS) == Balance()
 
 
-@pytest.mark.parametrize("later", [state(40, version=7), state(0, GrantLeft(1, 9), version=7), state(-5, version=7)])
-@pytest.mark.parametrize("version", [-1, 0, 1, 6])
+@each("later", [state(40, version=7), state(0, GrantLeft(1, 9), version=7), state(-5, version=7)])
+@each("version", [-1, 0, 1, 6])
 def test_what_was_read_earlier_never_takes_the_place_of_what_was_committed_later(
     purses: Purses, later: WalletState, version: int
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import astuple
 from datetime import UTC, datetime
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any, get_args
 
 import pytest
@@ -242,33 +242,22 @@ async def test_sums_outlive_the_requests_that_are_deleted_and_a_day_is_counted_b
     assert await Records(store).requests_today(MIDNIGHT_MS) == {"key_1": 5, "acc_guest": 5}
 
 
-@pytest.mark.parametrize(
-    "by",
-    [
-        *BY[: len(GROUPS)],
-        ("hour", "model"),
-        ("status", "key"),
-        ("surface", "status"),
-        ("task", "status"),
-        ("user", "tag"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    ("since_ms", "until_ms"),
-    [
-        (-2 * HOUR_MS, 2 * HOUR_MS),  # whole hours
-        (-HOUR_MS - 5, HOUR_MS + 7),  # with a part of one at both ends
-        (-HOUR_MS, HOUR_MS + 1),
-        (-1, HOUR_MS),
-        (5, 90),  # within one
-        (-5, 5),  # parts of two
-        (7, 7),
-        (0, 0),
-    ],
+WINDOWS = (
+    (-2 * HOUR_MS, 2 * HOUR_MS),  # whole hours
+    (-HOUR_MS - 5, HOUR_MS + 7),  # with a part of one at both ends
+    (-HOUR_MS, HOUR_MS + 1),
+    (-1, HOUR_MS),
+    (5, 90),  # within one
+    (-5, 5),  # parts of two
+    (7, 7),
+    (0, 0),
 )
-async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
-    store: Store, by: tuple[Group, ...], since_ms: int, until_ms: int
-) -> None:
+PAIRS: tuple[tuple[Group, ...], ...] = (
+    ("hour", "model"), ("status", "key"), ("surface", "status"), ("task", "status"), ("user", "tag"),
+)  # fmt: skip
+
+
+async def test_a_window_of_any_ends_has_the_sums_of_its_requests(store: Store) -> None:
     offsets_ms = (-2 * HOUR_MS, -HOUR_MS - 5, -HOUR_MS - 6, -HOUR_MS, -1, 0, 4, 5, 7, 89, 90, HOUR_MS, HOUR_MS + 6)
     records = [
         recorded(
@@ -284,10 +273,13 @@ async def test_a_window_of_any_ends_has_the_sums_of_its_requests(
         for n, at_ms in enumerate(offsets_ms)
     ]
     await write_records(store, *records)
-    inside = (one for one, at_ms in zip(records, offsets_ms, strict=True) if since_ms <= at_ms < until_ms)
-    found = await History(store).totals("acc_1", MIDNIGHT_MS + since_ms, MIDNIGHT_MS + until_ms, *by)
-    assert found == grouped(inside, by)
-    assert list(found) == sorted(found, key=lambda names: [(name is not None, name) for name in names], reverse=True)
+    for by, (since_ms, until_ms) in product((*BY[: len(GROUPS)], *PAIRS), WINDOWS):
+        inside = (one for one, at_ms in zip(records, offsets_ms, strict=True) if since_ms <= at_ms < until_ms)
+        found = await History(store).totals("acc_1", MIDNIGHT_MS + since_ms, MIDNIGHT_MS + until_ms, *by)
+        assert found == grouped(inside, by), (by, since_ms, until_ms)
+        assert list(found) == sorted(
+            found, key=lambda names: [(name is not None, name) for name in names], reverse=True
+        )
 
 
 async def test_rows_are_the_greatest_first_by_the_first_thing_and_then_by_the_second(store: Store) -> None:

@@ -260,10 +260,8 @@ def test_the_latest_words_are_the_text_or_the_reasoning_before_there_is_any() ->
     assert collected.latest_words == "ab"
 
 
-@pytest.mark.parametrize(
-    "word", ["word ", "without-any", "\u65e5\u672c\u8a9e\U0001f600", 'quo"te ', "back\\slash \n", "\x1b[0m "]
-)
-@pytest.mark.parametrize("count", [1, 700, 5000])
+@each("word", ["word ", "without-any", "\u65e5\u672c\u8a9e\U0001f600", 'quo"te ', "back\\slash \n", "\x1b[0m "])
+@each("count", [1, 700, 5000])
 def test_the_latest_words_of_a_long_text_are_its_end_whatever_it_holds(word: str, count: int) -> None:
     collected = Collected(max_bytes=2**20)
     for _ in range(10):

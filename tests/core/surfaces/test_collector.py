@@ -39,8 +39,8 @@ def one_by_one(*frames: bytes) -> dict[str, Any]:
     return {"usage": whole.usage, "body": orjson.loads(whole.body(whole.usage or Usage(1, 2)))}
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("whole", "stream"), CARRIED)
+@each("size", SIZES)
+@each(("whole", "stream"), CARRIED)
 def test_a_captured_stream_is_the_answer_in_one_piece_however_it_arrives(whole: str, stream: str, size: int) -> None:
     choices = orjson.loads(captured(whole).request_body).get("n") or 1
     made = collected(captured(stream).body, size, choices)["body"]
@@ -54,8 +54,8 @@ def plain(text: str, tokens: int, name: str = "content") -> bytes:
 LURES = ['"},"logprobs":null', '\\"},"logprobs":null,"finish_reason":null', '"}]}\n\ndata: {', "1", "\\", '"', "\n\n"]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["content", "reasoning"])
+@each("size", SIZES)
+@each("name", ["content", "reasoning"])
 def test_texts_of_any_kind_come_out_as_if_each_frame_was_parsed(name: str, size: int) -> None:
     random, words = Random(size), ["word"] * 20 + [*TEXTS, *LURES]
     frames = [plain(random.choice(words), number + 1, name) for number in range(200)]
@@ -78,16 +78,16 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
-@pytest.mark.parametrize("size", [64, 10**7])
+@each("odd", ODD.values())
+@each("size", [64, 10**7])
 def test_a_frame_of_another_form_among_the_usual_ones_is_parsed(odd: bytes, size: int) -> None:
     frames = [*(plain("a", 1 + number) for number in range(9)), odd, *(plain("c", 10 + number) for number in range(9))]
     frames.append(frame({}, usage=20, finish="stop"))
     assert collected(b"".join(frames) + DONE, size) == one_by_one(*frames)
 
 
-@pytest.mark.parametrize("inner", [b"\\ud800", b"\\x", b"\x01", b"\xff", b'a","b', b"a\\"])
-@pytest.mark.parametrize("size", [64, 10**7])
+@each("inner", [b"\\ud800", b"\\x", b"\x01", b"\xff", b'a","b', b"a\\"])
+@each("size", [64, 10**7])
 def test_a_text_that_is_no_json_is_a_failure_of_its_backend(inner: bytes, size: int) -> None:
     bad = plain("here", 3).replace(b"here", inner)
     with pytest.raises(GatewayError, match="backend_error"):

@@ -501,11 +501,9 @@ def test_a_client_is_told_the_usage_that_is_billed(usage: object) -> None:
     assert told["usage"] == counted(3, 2) | {"prompt_tokens_details": {"cached_tokens": 1}, "cost_usd": "0.01"}
 
 
-@pytest.mark.parametrize(
-    "usage", [b'{"prompt_tokens":5', b'{"a":"' + b"x" * 20_000 + b'"}', b"[" * 3000, b'{"a":"b', b""]
-)
-@pytest.mark.parametrize(("asked", "is_continuous"), [(False, False), (True, False), (True, True)])
-@pytest.mark.parametrize("is_one_piece", [True, False])
+@each("usage", [b'{"prompt_tokens":5', b'{"a":"' + b"x" * 20_000 + b'"}', b"[" * 3000, b'{"a":"b', b""])
+@each(("asked", "is_continuous"), [(False, False), (True, False), (True, True)])
+@each("is_one_piece", [True, False])
 def test_usage_without_an_end_fails_the_stream(
     usage: bytes, asked: bool, is_continuous: bool, is_one_piece: bool
 ) -> None:

@@ -82,8 +82,8 @@ async def test_what_is_no_list_is_still_refused_in_the_schema_s_words(field: str
     assert b"internal" not in body
 
 
-@pytest.mark.parametrize("choices", [1, 3, 8, 128])
-@pytest.mark.parametrize("more", [{}, {"logprobs": True, "top_logprobs": 20}, {"stream": True}])
+@each("choices", [1, 3, 8, 128])
+@each("more", [{}, {"logprobs": True, "top_logprobs": 20}, {"stream": True}])
 async def test_all_choices_together_have_a_thousand_tokens(choices: int, more: dict[str, Any]) -> None:
     fields = {"n": choices, "max_tokens": 8000, "ignore_eos": True, **more}
     if "stream" in more:

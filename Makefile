@@ -43,7 +43,7 @@ test-gateways: $(VENV)/.installed-dev  ## run what opens a gateway for each test
 	@$(BIN)/python -m pytest -m gateways $(WORKERS)
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
-	@mkdir -p build && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" \
+	@rm -rf build/coverage && mkdir -p build/coverage && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" $(WORKERS) \
 		tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
 		tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
 		tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
@@ -54,7 +54,7 @@ coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the led
 		tests/doors/test_rotation.py tests/doors/test_key_*.py tests/doors/test_reload.py tests/doors/test_webhooks.py tests/doors/test_attribution.py \
 		tests/doors/test_auto_topups.py \
 		tests/providers tests/test_commands.py tests/test_user_commands.py tests/test_audit_command.py && \
-		$(BIN)/python -m coverage report
+		$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow tests/crash

@@ -29,6 +29,10 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_playground.py",
                 "tests/console/test_playground.py",
             ],
+            "What the console shows to paste is what the documents say, parses, and works in the clients themselves.": [
+                "tests/doors/test_console_connect.py",
+                "tests/console/test_connect.py",
+            ],
             "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
                 "tests/console/test_prefix.py",

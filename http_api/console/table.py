@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from http_api.console.pages.connect import CONNECT_PATH, ConnectPages
 from http_api.console.pages.keys import KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
 from http_api.console.pages.playground import PLAYGROUND_PATH, PlaygroundPages
@@ -20,6 +21,7 @@ _MENU = (
     MenuItem(KEYS_PATH, "API keys"),
     MenuItem(MODELS_PATH, "Models"),
     MenuItem(PLAYGROUND_PATH, "Playground"),
+    MenuItem(CONNECT_PATH, "Connect"),
 )
 _ADMIN_MENU: tuple[MenuItem, ...] = ()
 
@@ -57,6 +59,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         *keys.rows(console),
         *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
         *PlaygroundPages(run.models, base_url=parts.base_url).rows(console),
+        *ConnectPages(run.keys, run.models, base_url=parts.base_url).rows(console),
         console.file(STATIC_PATH, files.get),
         console.unknown(),
     ]

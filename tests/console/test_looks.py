@@ -15,7 +15,14 @@ from tests.console.house import House, open_house
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 OPEN = ["/console/sign-in", "/console/register", "/console/password?token=x", "/console/nowhere", "/console/models"]
-SIGNED_IN = ["/console/keys", "/console/keys/new", "/console/keys/KEY", "/console/playground"]
+SIGNED_IN = [
+    "/console/keys",
+    "/console/keys/new",
+    "/console/keys/KEY",
+    "/console/playground",
+    "/console/connect",
+    "/console/connect/KEY",
+]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

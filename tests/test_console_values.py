@@ -45,7 +45,7 @@ def test_only_a_path_of_the_gateway_s_is_gone_on_to(wanted: str) -> None:
     assert local_path(wanted, "/home") == "/home"
 
 
-@pytest.mark.parametrize(
+@each(
     ("usd", "shown"),
     [
         ("0", "$0.00"), ("12.345", "$12.34"), ("1234.5", "$1,234.50"), ("-3", "-$3.00"), ("0.25", "$0.2500"),

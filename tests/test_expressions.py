@@ -76,7 +76,7 @@ def test_what_is_linear_is_not_refused(pattern: str | bytes, is_searched: bool) 
     check(Expression("planted", pattern, 0, is_searched))
 
 
-@pytest.mark.parametrize("source", ["pattern", "'a' + b", "f'{a}'", "f'x{re.match(a)}'"])
+@each("source", ["pattern", "'a' + b", "f'{a}'", "f'x{re.match(a)}'"])
 def test_a_pattern_made_while_running_is_refused(source: str) -> None:
     with pytest.raises(Fault):
         _written(ast.parse(source, mode="eval").body, "planted")

@@ -89,7 +89,7 @@ async def handshake(exchange: Exchange) -> bool:
     return True
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "type_", "code"),
     [
         (401, "invalid_auth", "invalid_api_key"),
@@ -150,7 +150,7 @@ async def test_a_json_rpc_error_in_a_refusal_keeps_its_code_and_gets_the_id_of_t
     assert server.methods == ["POST"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "headers", "body"),
     [
         (200, {"content_type": "text/html"}, "<html>"),
@@ -175,7 +175,7 @@ async def test_an_answer_that_is_not_mcp_is_an_error_for_that_call(
         assert answer["error"]["code"] == -32000
 
 
-@pytest.mark.parametrize("how", ["no head", "half a head", "half a body", "an event of another kind", "half an event"])
+@each("how", ["no head", "half a head", "half a body", "an event of another kind", "half an event"])
 async def test_a_response_cut_in_the_middle_is_one_clean_error_and_the_call_is_not_sent_again(how: str) -> None:
     async def cut(exchange: Exchange) -> None:
         if how == "half a head":
@@ -223,7 +223,7 @@ async def test_json_over_many_lines_becomes_one_line() -> None:
 LONG = "x" * 1_100_000
 
 
-@pytest.mark.parametrize(
+@each(
     ("params", "is_shorter"),
     [
         ({"text": "é\u2028\U0001f600" * 200_000}, True),
@@ -444,9 +444,7 @@ async def test_an_endpoint_on_another_host_is_not_followed() -> None:
         assert "another host" in (await lines.call())["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    "spelling", ["http://LocalHost:{port}/m", "http://localhost.:{port}/m", "  /m\t", "m", "//localhost:{port}/m"]
-)
+@each("spelling", ["http://LocalHost:{port}/m", "http://localhost.:{port}/m", "  /m\t", "m", "//localhost:{port}/m"])
 async def test_an_endpoint_of_the_same_origin_is_followed_however_it_is_spelt(spelling: str) -> None:
     posted: asyncio.Queue[Exchange] = asyncio.Queue()
 
@@ -487,7 +485,7 @@ async def test_a_relative_endpoint_is_one_of_the_address_that_the_stream_was_red
         assert server.exchanges[-1].path == "/v1/mcp/messages"
 
 
-@pytest.mark.parametrize(
+@each(
     "endpoint",
     [
         "https://localhost/m", "http://localhost:1/m", "http://u:p@localhost:{port}/m", "http://localhost.evil.example/m",
@@ -507,7 +505,7 @@ async def test_an_endpoint_of_another_origin_is_not_followed(endpoint: str) -> N
         assert server.methods == ["GET"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("one", "other"),
     [
         ("http://a", "HTTP://A:80/x"), ("https://a.example", "https://A.Example.:443"), ("http://[::1]:8", "http://[0:0::1]:8"),
@@ -518,8 +516,8 @@ def test_an_origin_is_the_same_however_it_is_spelt(one: str, other: str) -> None
     assert origin_of(one) == origin_of(other) is not None
 
 
-@pytest.mark.parametrize("status", [307, 308])
-@pytest.mark.parametrize("location", ["/v1/other", "other", "HTTP://LOCALHOST:{port}/v1/other"])
+@each("status", [307, 308])
+@each("location", ["/v1/other", "other", "HTTP://LOCALHOST:{port}/v1/other"])
 async def test_a_redirect_within_the_origin_is_followed(status: int, location: str) -> None:
     async def moved(exchange: Exchange) -> None:
         port = exchange.headers["host"].rpartition(":")[2]
@@ -536,7 +534,7 @@ async def test_a_redirect_within_the_origin_is_followed(status: int, location: s
     assert paths == ["/v1/mcp", "/v1/other", *again]
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "location"),
     [
         (307, "https://127.0.0.1/mcp"), (308, "http://evil.example/mcp"), (307, "//evil.example/"), (302, "/v1/other"),
@@ -626,7 +624,7 @@ async def test_the_answer_of_the_client_to_a_question_of_the_server_is_posted() 
         assert (await lines.read())["result"] == {"told": {"action": "accept"}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("line", "code"),
     [
         (b"hello", -32700),
@@ -645,7 +643,7 @@ def test_a_line_that_is_no_message_is_refused_with_the_code_of_json_rpc(line: by
     assert raised.value.error["code"] == code
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "encoded"),
     [
         ("echo", "echo"),

@@ -28,9 +28,7 @@ def test_many_may_stand_behind_a_proxy_and_behind_loopback_while_no_proxy_is_nam
     assert AddressReader(trusted).is_shared(address) == is_shared
 
 
-@pytest.mark.parametrize(
-    ("proxies", "address"), [(0, "192.0.2.1"), (31, "192.0.2.1"), (32, "10.0.0.2"), (9000, "10.0.0.2")]
-)
+@each(("proxies", "address"), [(0, "192.0.2.1"), (31, "192.0.2.1"), (32, "10.0.0.2"), (9000, "10.0.0.2")])
 def test_only_so_many_proxies_are_looked_past(proxies: int, address: str) -> None:
     forwarded_for = b"192.0.2.1" + b", 10.0.0.2" * proxies
     assert AddressReader(["10.0.0.0/8"]).read(("10.0.0.1", 1), forwarded_for) == address

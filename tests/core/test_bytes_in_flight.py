@@ -217,7 +217,7 @@ async def test_what_was_begun_goes_before_what_was_not() -> None:
     await fresh
 
 
-@pytest.mark.parametrize(("count", "steps"), [(2, 20), (10, 6), (33, 2), (100, 6)])
+@each(("count", "steps"), [(2, 20), (10, 6), (33, 2), (100, 6)])
 async def test_of_half_read_bodies_that_want_more_than_there_is_the_oldest_is_finished(count: int, steps: int) -> None:
     """Each takes a MiB at a time, so that all have begun before any is whole; there is room for 32 MiB."""
     room = budget(0.05)

@@ -432,7 +432,7 @@ class TestFaults:
     ) -> None:
         assert fault(toml) == expected
 
-    @pytest.mark.parametrize(
+    @each(
         ("variable", "advice"),
         [
             ("GATEWAY_LIMITS__IN_FLIGT", "did you mean GATEWAY_LIMITS__IN_FLIGHT?"),

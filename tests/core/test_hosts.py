@@ -45,7 +45,7 @@ def test_any_host_can_be_allowed(host: str) -> None:
     assert Hosts(Settings.model_validate({"allowed_hosts": ("*",)})).admits(host.encode())
 
 
-@pytest.mark.parametrize("listens_on", ["0.0.0.0", "::", "192.168.1.5", "gateway"])
+@each("listens_on", ["0.0.0.0", "::", "192.168.1.5", "gateway"])
 def test_any_host_is_known_where_other_machines_are_listened_for(listens_on: str) -> None:
     hosts = Hosts(Settings(host=listens_on))
     assert all(hosts.admits(host.encode()) for host in KNOWN + UNKNOWN)

@@ -22,7 +22,7 @@ async def refusal(policy: ImagePolicy, image: str, *, model_sees: bool = True) -
     return raised.value
 
 
-@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "gif", "PNG"])
+@each("kind", ["png", "jpeg", "webp", "gif", "PNG"])
 async def test_an_image_sent_as_data_passes(kind: str) -> None:
     await ImagePolicy(True).check([IMAGE.replace("png", kind)], model_sees=True)
 

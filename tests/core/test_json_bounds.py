@@ -56,7 +56,7 @@ async def test_an_escape_or_a_quote_at_the_edge_of_a_slice_is_read_as_anywhere_e
     assert not await holds_at_most(text, marks_of(parsed) - 1)
 
 
-@pytest.mark.parametrize("text", [b"a, [b], {c: d}. ", b'\\"x\\", ', b'{\\"a\\":[1,2]}', b"\\\\,"])
+@each("text", [b"a, [b], {c: d}. ", b'\\"x\\", ', b'{\\"a\\":[1,2]}', b"\\\\,"])
 async def test_a_long_text_full_of_marks_is_one_value(text: bytes) -> None:
     assert await holds_at_most(b'{"content":"' + text * 100_000 + b'"}', 3)
 

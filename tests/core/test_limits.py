@@ -15,6 +15,7 @@ from mcp_gateway.core.clock import DAY_S
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter, Turn
 from mcp_gateway.core.limits.use import MINUTE_S
+from tests.cases import each
 
 START_S = 20_000 * DAY_S
 
@@ -314,9 +315,7 @@ def test_the_standing_is_of_what_is_nearest_in_each_window() -> None:
     assert account == (who.quotas[1], (*standing[:6], 300, 50))
 
 
-@pytest.mark.parametrize(
-    ("minute", "day", "is_day"), [(3, 4, False), (4, 3, True), (3, 3, True), (None, 3, True), (3, None, False)]
-)
+@each(("minute", "day", "is_day"), [(3, 4, False), (4, 3, True), (3, 3, True), (None, 3, True), (3, None, False)])
 def test_requests_left_are_those_of_the_window_that_ends_them(
     minute: int | None, day: int | None, is_day: bool
 ) -> None:
@@ -452,7 +451,7 @@ def test_what_ran_over_midnight_is_counted_until_it_ends_and_nothing_else_is_kep
     limits.check(key_of(allowance(in_flight=2), "key_4"))
 
 
-@pytest.mark.parametrize("back_s", [1, MINUTE_S, 3600, 2 * DAY_S])
+@each("back_s", [1, MINUTE_S, 3600, 2 * DAY_S])
 def test_a_clock_that_is_set_back_locks_nobody_out(back_s: int) -> None:
     clock = Clock()
     clock.now_s += 30

@@ -56,12 +56,12 @@ def test_rounding_never_charges_less_and_at_most_one_nano_more(amount_pico: int)
     assert 0 <= excess_pico < PICO_PER_NANO
 
 
-@pytest.mark.parametrize(("amount_pico", "amount_nano"), [(0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2)])
+@each(("amount_pico", "amount_nano"), [(0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2)])
 def test_a_fraction_of_a_nano_counts_as_a_whole_one(amount_pico: int, amount_nano: int) -> None:
     assert nano_of_pico(amount_pico) == amount_nano
 
 
-@pytest.mark.parametrize(
+@each(
     ("amount_nano", "text"),
     [
         (0, "0.00"),
@@ -75,9 +75,7 @@ def test_amounts_read_as_people_write_them(amount_nano: int, text: str) -> None:
     assert format_usd(amount_nano) == text
 
 
-@pytest.mark.parametrize(
-    ("price_pico", "text"), [(0, "0"), (50_000, "0.00000005"), (1, "0.000000000001"), (10 * PICO_PER_USD, "10")]
-)
+@each(("price_pico", "text"), [(0, "0"), (50_000, "0.00000005"), (1, "0.000000000001"), (10 * PICO_PER_USD, "10")])
 def test_prices_read_as_openrouter_writes_them(price_pico: int, text: str) -> None:
     assert format_price(price_pico) == text
 

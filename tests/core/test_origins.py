@@ -1,7 +1,5 @@
 """Which browser origins may call either door, and which the MCP door alone."""
 
-import pytest
-
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.origins import Origins
 from tests.cases import each
@@ -28,14 +26,14 @@ OTHERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("origin", NAMED)
+@each("origin", NAMED)
 def test_named_origins_may_call_both_doors(origin: str) -> None:
     origins = Origins(Settings.model_validate(SETTINGS))
     assert origins.admits(origin.encode())
     assert origins.admits_to_mcp(origin.encode())
 
 
-@pytest.mark.parametrize("origin", LOOPBACK)
+@each("origin", LOOPBACK)
 def test_pages_on_loopback_may_call_mcp_alone(origin: str) -> None:
     for settings in (SETTINGS, {}):
         origins = Origins(Settings.model_validate(settings))

@@ -109,7 +109,7 @@ def test_what_is_no_such_file_is_told_at_the_start(tmp_path: Path, content: byte
         read_country_database(tmp_path / "countries")
 
 
-@pytest.mark.parametrize(
+@each(
     ("policy", "fault"),
     [
         ({"blocked_countries": ["KP"]}, "country_header or country_database"),

@@ -189,8 +189,8 @@ class Row(Told):
     number: int
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl"])
-@pytest.mark.parametrize(("rows", "parts"), [(0, 0), (1, 1), (2, 1), (3, 2), (7, 4)])
+@each("form", ["csv", "jsonl"])
+@each(("rows", "parts"), [(0, 0), (1, 1), (2, 1), (3, 2), (7, 4)])
 async def test_others_have_their_turn_between_the_parts_of_a_page(form: exports.Format, rows: int, parts: int) -> None:
     pieces = exports.export("rows", form, Row, exports.at_once([Row(number=number) for number in range(rows)])).pieces
     turns = -1

@@ -54,14 +54,14 @@ async def test_a_compressed_body_is_read_within_the_body_s_limit(
     assert response.status_code == 200, response.text
 
 
-@pytest.mark.parametrize(("coding", "compress"), CODINGS[:-1])
+@each(("coding", "compress"), CODINGS[:-1])
 async def test_a_bomb_is_too_large(door: Door, coding: str, compress: Callable[[bytes], bytes]) -> None:
     for size_bytes in (MAX_BYTES + 1, 10 * MAX_BYTES):
         response = await door.post(compress(body(size_bytes=size_bytes)), await door.key(), content_encoding=coding)
         assert error_of(response)["code"] == "body_too_large"
 
 
-@pytest.mark.parametrize(("coding", "compress"), CODINGS[:-1])
+@each(("coding", "compress"), CODINGS[:-1])
 async def test_what_is_cut_or_something_else_is_told_so(
     door: Door, coding: str, compress: Callable[[bytes], bytes]
 ) -> None:
@@ -92,14 +92,14 @@ async def test_a_crowd_of_empty_members_is_refused(
     assert error_of(await door.post(sent, await door.key(), content_encoding=coding))["code"] == "invalid_value"
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+@each("coding", ["gzip", "deflate", "br", "zstd"])
 async def test_a_body_that_was_nothing_before_is_empty(door: Door, coding: str) -> None:
     sent = dict(CODINGS)[coding](b"")
     error = error_of(await door.post(sent, await door.key(), content_encoding=coding))
     assert (error["code"], "empty" in error["message"]) == ("invalid_json", True)
 
 
-@pytest.mark.parametrize("coding", ["compress", "gzip, gzip", "br, gzip", "aes128gcm"])
+@each("coding", ["compress", "gzip, gzip", "br, gzip", "aes128gcm"])
 async def test_another_coding_is_415_in_words(door: Door, coding: str) -> None:
     response = await door.post(gzip.compress(gzip.compress(body())), await door.key(), content_encoding=coding)
     assert response.status_code == 415

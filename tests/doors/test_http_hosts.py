@@ -53,12 +53,12 @@ async def test_nothing_is_answered_under_a_foreign_name(door: Door, path: str, h
     assert "allowed_hosts" in error["message"]
 
 
-@pytest.mark.parametrize("path", POSTS)
+@each("path", POSTS)
 async def test_nothing_is_done_under_a_foreign_name(door: Door, path: str) -> None:
     assert (await asked(door, "evil.example.com", path, "POST"))[0] == 421
 
 
-@pytest.mark.parametrize("path", MCP)
+@each("path", MCP)
 async def test_the_mcp_door_refuses_a_foreign_name_in_its_own_form(door: Door, path: str) -> None:
     status, body = await asked(door, "evil.example.com", path, "GET" if path.endswith("sse") else "POST")
     assert status == 421

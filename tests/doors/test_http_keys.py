@@ -94,7 +94,7 @@ async def test_live_and_revoked_keys_are_listed_apart_on_request(door: Door) -> 
     assert listed == {"live": [""], "revoked": ["lost"]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("query", "param"),
     [("limit=0", "limit"), ("limit=1001", "limit"), ("cursor=x", "cursor"), ("cursor=cmVxXzE", "cursor"),
      ("state=lost", "state"), ("since=1", "since")],
@@ -123,7 +123,7 @@ async def test_a_revoked_key_is_401_at_once_and_says_that_it_was_revoked(door: D
     assert len((await door.get("/v1/keys", key)).json()["data"]) == 2
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@each("name", LIMITS)
 async def test_of_changes_at_once_none_lifts_what_another_has_lowered(door: Door, name: str) -> None:
     key = await door.key(limits=OwnLimits(1000, 1000, 1_000_000, 1000))
     key_id = await own_id(door, key)
@@ -219,7 +219,7 @@ async def test_scopes_and_ends_that_are_none_are_400(door: Door, fields: dict[st
     assert (refused.status_code, error_of(refused)["code"], error_of(refused)["param"]) == (400, code, param)
 
 
-@pytest.mark.parametrize("written", [4_000_000_000, "4000000000", "2096-10-02T07:06:40Z", "2096-10-02T09:06:40+02:00"])
+@each("written", [4_000_000_000, "4000000000", "2096-10-02T07:06:40Z", "2096-10-02T09:06:40+02:00"])
 async def test_an_end_is_unix_seconds_or_iso_8601(door: Door, written: int | str) -> None:
     made = (await create(door, await door.key(), expires_at=written)).json()
     assert made["expires_at"] == 4_000_000_000

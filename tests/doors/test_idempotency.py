@@ -5,6 +5,7 @@ import asyncio
 import orjson
 import pytest
 
+from tests.cases import each
 from tests.fake_stripe import FakeStripe
 from tests.patience import PATIENCE_S
 from tests.serving import Door, bearer, error_of
@@ -108,7 +109,7 @@ async def test_two_at_once_make_one(door: Door) -> None:
     assert len(await door.gateway.keys.list(account_id)) == 2
 
 
-@pytest.mark.parametrize("value", ["", "two words", "é", "x" * 256], ids=["empty", "words", "latin", "long"])
+@each("value", ["", "two words", "é", "x" * 256])
 async def test_a_header_that_is_no_key_is_400(door: Door, value: str) -> None:
     key = await door.key()
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}

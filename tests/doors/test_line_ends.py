@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.wire.line_ends import without_line_ends
+from tests.cases import each
 from tests.doors.mcp_host import chat
 from tests.serving import Door, open_door
 
@@ -30,7 +31,7 @@ def is_clean(text: str) -> bool:
     return not any(end in text for end in ENDS)
 
 
-@pytest.mark.parametrize("text", [TEXT, *ENDS, "plain", "é", "\U00028000\u2027\u202a\u0086"])
+@each("text", [TEXT, *ENDS, "plain", "é", "\U00028000\u2027\u202a\u0086"])
 async def test_a_text_means_the_same_without_its_line_ends(text: str) -> None:
     frame = without_line_ends(orjson.dumps({text: text}))
     assert is_clean(frame.decode())
@@ -46,8 +47,8 @@ async def test_a_stream_over_http(door: Door) -> None:
     assert TEXT in told
 
 
-@pytest.mark.parametrize("meta", [{}, {"progressToken": "\u2028"}])
-@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@each("meta", [{}, {"progressToken": "\u2028"}])
+@each("accept", ["application/json", "text/event-stream"])
 async def test_an_answer_over_mcp(door: Door, meta: dict[str, Any], accept: str) -> None:
     message = chat(TEXT, request_id="id\u2029")
     message["params"]["_meta"] = meta

@@ -126,7 +126,7 @@ async def test_tools_resources_and_prompts_tell_them_too(door: Door) -> None:
     assert answer["structuredContent"]["cost_usd"] == format_usd(WITH_20_NANO)
 
 
-@pytest.mark.parametrize(("most_usd", "is_listed"), [("0.7", False), ("0.83999", False), ("0.84", True), (1, True)])
+@each(("most_usd", "is_listed"), [("0.7", False), ("0.83999", False), ("0.84", True), (1, True)])
 async def test_models_are_chosen_by_the_prices_that_the_account_pays(
     door: Door, most_usd: str | int, is_listed: bool
 ) -> None:

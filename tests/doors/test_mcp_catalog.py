@@ -28,6 +28,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.transport import ConnectFailed
 from mcp_gateway.tools.resources import Resources
+from tests.cases import each
 from tests.doors.mcp_host import (
     JSON,
     Host,
@@ -87,7 +88,7 @@ def drop(host: Host, model_id: str) -> None:
 # Resources
 
 
-@pytest.mark.parametrize(("transport", "mode"), ERAS)
+@each(("transport", "mode"), ERAS)
 async def test_the_catalog_and_each_model_can_be_read_over_each_transport_in_each_era(
     host: Host, transport: str, mode: str
 ) -> None:
@@ -191,7 +192,7 @@ async def test_a_model_is_found_by_its_id_as_the_template_expands_it(host: Host)
     assert answer["contents"][0]["uri"] == "models://shop%2Fecho"
 
 
-@pytest.mark.parametrize("uri", ["models://nope", "models://", "file:///etc/passwd", "shop/echo"])
+@each("uri", ["models://nope", "models://", "file:///etc/passwd", "shop/echo"])
 async def test_a_resource_that_there_is_not_is_a_protocol_error_of_the_revision(host: Host, uri: str) -> None:
     legacy = error_of(await host.post(request("resources/read", uri=uri)))
     message, headers = modern(request("resources/read", uri=uri))
@@ -200,7 +201,7 @@ async def test_a_resource_that_there_is_not_is_a_protocol_error_of_the_revision(
     assert legacy["data"] == answer["data"] == {"uri": uri}
 
 
-@pytest.mark.parametrize(
+@each(
     ("method", "scope"),
     [
         ("tools/list", "private"),
@@ -225,7 +226,7 @@ async def test_what_is_read_of_models_is_kept_for_its_reader_alone(host: Host, u
     assert (result["ttlMs"] > 0, result["cacheScope"]) == (True, "private")
 
 
-@pytest.mark.parametrize("version", HANDSHAKE_VERSIONS)
+@each("version", HANDSHAKE_VERSIONS)
 async def test_titles_are_absent_where_a_revision_has_none(host: Host, version: str) -> None:
     for method, name in (("resources/list", "resources"), ("prompts/list", "prompts")):
         answer = await host.post(request(method), {"MCP-Protocol-Version": version})
@@ -256,7 +257,7 @@ async def test_reading_has_the_limit_of_listings(tmp_path: Path) -> None:
 # Prompts
 
 
-@pytest.mark.parametrize(("transport", "mode"), ERAS)
+@each(("transport", "mode"), ERAS)
 async def test_prompts_have_descriptions_and_can_be_had(host: Host, transport: str, mode: str) -> None:
     async with host.client(transport, mode) as client:
         prompts = {prompt.name: prompt for prompt in (await client.list_prompts()).prompts}
@@ -297,7 +298,7 @@ async def test_a_comparison_names_the_models_with_their_prices_and_the_question(
     assert "list_models" in await prompted(host, "compare_models", question="Why?")
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "arguments", "words"),
     [
         ("nope", {}, "no prompt 'nope'"),
@@ -328,7 +329,7 @@ def argument(name: str, value: str) -> dict[str, str]:
     return {"name": name, "value": value}
 
 
-@pytest.mark.parametrize(("transport", "mode"), ERAS)
+@each(("transport", "mode"), ERAS)
 async def test_model_ids_are_completed_for_prompts_and_resources(host: Host, transport: str, mode: str) -> None:
     async with host.client(transport, mode) as client:
         prompt = PromptReference(name="estimate_cost")
@@ -338,7 +339,7 @@ async def test_model_ids_are_completed_for_prompts_and_resources(host: Host, tra
         assert (await client.complete(resource, argument("id", "ECHO"))).completion.values == ["shop/echo", "demo/echo"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "typed", "values"),
     [
         ("models", "shop/echo,d", ["shop/echo,demo/echo"]),

@@ -114,7 +114,7 @@ async def test_it_gives_up_on_what_has_more_brackets_or_members_than_anything_th
     assert await method_of(raw + b'1],"method":"ping"}') is None
 
 
-@pytest.mark.parametrize(
+@each(
     "raw",
     [
         b'{"a":[' + b"[]," * 10_000 + b'1],"method":"ping"}',

@@ -155,7 +155,7 @@ async def test_what_an_error_repeats_of_a_request_is_short(host: Host) -> None:
         assert len(orjson.dumps(answer)) < 1000
 
 
-@pytest.mark.parametrize("uri", ["models://nope", "models://catalog/x", "models:catalog", "https://example.com", ""])
+@each("uri", ["models://nope", "models://catalog/x", "models:catalog", "https://example.com", ""])
 async def test_what_does_not_exist_can_be_subscribed_to_no_more_than_read(host: Host, uri: str) -> None:
     session = await session_of(host, "2025-11-25")
     for method in ("resources/subscribe", "resources/read"):
@@ -198,7 +198,7 @@ async def test_a_client_that_says_little_of_itself_gets_a_session(host: Host, sa
     assert (answer.status_code, "mcp-session-id" in answer.headers) == (200, True), answer.text
 
 
-@pytest.mark.parametrize(
+@each(
     ("params", "words"),
     [
         ({"clientInfo": INFO}, "`protocolVersion` is missing"),
@@ -215,7 +215,7 @@ async def test_a_handshake_that_cannot_be_understood_is_told_why(
     assert words in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
+@each(
     "meta",
     [
         {CLIENT_INFO_META_KEY: {"name": "x"}},
@@ -247,7 +247,7 @@ HALVES = [
 ]
 
 
-@pytest.mark.parametrize(("escaped", "text"), HALVES)
+@each(("escaped", "text"), HALVES)
 async def test_half_a_character_is_read_as_one_that_is_unknown(host: Host, escaped: str, text: str) -> None:
     assert orjson.loads(with_whole_characters(f'"{escaped}"'.encode())) == text
     body = orjson.dumps(chat("TEXT", "i")).replace(b"TEXT", escaped.encode())
@@ -297,7 +297,7 @@ async def test_a_form_of_answer_that_is_not_wanted_is_not_sent(header: bytes, js
     assert Accept.of(header) == Accept(json, events)
 
 
-@pytest.mark.parametrize(
+@each(
     ("lines", "kind"),
     [
         (["application/json", "text/event-stream"], "application/json"),
@@ -321,7 +321,7 @@ async def test_a_stream_is_opened_for_whoever_reads_events_by_any_line(host: Hos
             assert stream.status_code == 200
 
 
-@pytest.mark.parametrize("version", [MODERN, "2025-11-25", "2024-11-05", "", "2025-06-18, 2025-06-18"])
+@each("version", [MODERN, "2025-11-25", "2024-11-05", "", "2025-06-18, 2025-06-18"])
 async def test_in_a_session_a_stale_version_header_means_nothing(host: Host, version: str) -> None:
     stale = await host.open_session() | {"MCP-Protocol-Version": version}
     assert (await host.post(PING, stale)).json()["result"] == {}
@@ -333,7 +333,7 @@ async def test_in_a_session_a_stale_version_header_means_nothing(host: Host, ver
     assert (await host.post(initialize(), {"MCP-Protocol-Version": version})).status_code == 200
 
 
-@pytest.mark.parametrize("version", ["1999-01-01", "2099-01-01", "DRAFT-2026-v1", "2025-06-18, 2025-11-25"])
+@each("version", ["1999-01-01", "2099-01-01", "DRAFT-2026-v1", "2025-06-18, 2025-11-25"])
 async def test_a_version_that_there_never_was_is_refused_with_those_that_there_are(host: Host, version: str) -> None:
     for headers in (await host.open_session(), {}):
         answer = await host.post(PING, headers | {"MCP-Protocol-Version": version})
@@ -377,7 +377,7 @@ async def test_a_batch_that_asks_for_nothing_is_taken(host: Host, messages: list
         assert (answer.status_code, answer.content) == (202, b"")
 
 
-@pytest.mark.parametrize(
+@each(
     ("version", "batch", "words"),
     [
         ("2025-06-18", [PING], "2025-06-18"),
@@ -428,7 +428,7 @@ async def test_a_batch_over_http_sse_is_answered_on_the_stream(host: Host) -> No
 # HTTP+SSE behind a proxy's prefix
 
 
-@pytest.mark.parametrize("path", ["/v1/mcp/sse", "/v1/mcp/sse/", f"{PREFIX}/v1/mcp/sse", f"{PREFIX}/v1/mcp/sse/"])
+@each("path", ["/v1/mcp/sse", "/v1/mcp/sse/", f"{PREFIX}/v1/mcp/sse", f"{PREFIX}/v1/mcp/sse/"])
 async def test_an_http_sse_client_finds_its_messages_wherever_its_stream_is(host: Host, path: str) -> None:
     url = host.url.removesuffix("/v1/mcp") + path
     async with Client(sse_client(url), mode="legacy") as client:

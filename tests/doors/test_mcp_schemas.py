@@ -136,7 +136,7 @@ def test_prompts_have_names_and_arguments_that_hosts_take() -> None:
 # Meaning is kept by checking
 
 
-@pytest.mark.parametrize(
+@each(
     "arguments",
     [tool.ARGUMENTS for tool in (chat_completion, create_budget, embeddings, end_budget, get_balance, list_models)],
 )

@@ -326,9 +326,7 @@ async def test_the_sdk_client_takes_failures_with_their_facts(host: Host, transp
 # Progress
 
 
-@pytest.mark.parametrize(
-    ("transport", "mode"), [("http", "legacy"), ("http", "auto"), ("sse", "legacy"), ("sse", "auto")]
-)
+@each(("transport", "mode"), [("http", "legacy"), ("http", "auto"), ("sse", "legacy"), ("sse", "auto")])
 async def test_who_asks_for_progress_gets_it_and_the_same_result(host: Host, transport: str, mode: str) -> None:
     seen: list[tuple[float, str | None]] = []
 
@@ -403,9 +401,7 @@ async def test_an_answer_that_holds_more_than_may_be_parsed_is_told_of_with_its_
     await is_told_of_alone(host)
 
 
-@pytest.mark.parametrize(
-    "odd", [b"}", b',"x":"\\ud83d"}', b',"x":' + b"[" * 300 + b"]" * 300 + b"}", b',"choices":[]}', b',"choices":5}']
-)
+@each("odd", [b"}", b',"x":"\\ud83d"}', b',"x":' + b"[" * 300 + b"]" * 300 + b"}", b',"choices":[]}', b',"choices":5}'])
 async def test_so_is_a_long_one_that_is_billed_and_cannot_be_read(host: Host, odd: bytes) -> None:
     host.gateway.pool.demo.origin = Fixed(long_answer({"content": "a" * 300_000})[:-1] + odd + b"}" * (odd == b"}"))
     await is_told_of_alone(host)
@@ -448,7 +444,7 @@ def blank_answer(message: dict[str, Any], finish_reason: str | None, completion_
     return orjson.dumps(told)
 
 
-@pytest.mark.parametrize(
+@each(
     ("more", "finish_reason", "tokens", "words"),
     [
         ({"reasoning": "hm"}, "length", 40, ["cut after 40 tokens", "still reasoning", "larger `max_tokens`"]),
@@ -540,7 +536,7 @@ async def test_a_model_whose_backend_is_down_is_listed_as_unavailable(tmp_path: 
         assert {model["status"] for model in again["structuredContent"]["models"]} == {"unavailable"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "ids"),
     [
         ({"capability": "image"}, ["demo/seeing", "auto"]),

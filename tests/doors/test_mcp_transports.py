@@ -72,7 +72,7 @@ def error_of(answer: httpx2.Response) -> dict[str, Any]:
 # The SDK's client
 
 
-@pytest.mark.parametrize(
+@each(
     ("transport", "mode", "version"),
     [
         ("http", "legacy", "2025-11-25"),
@@ -122,7 +122,7 @@ async def test_tools_say_what_they_do_to_the_world(host: Host) -> None:
 # Sessions of the older revisions
 
 
-@pytest.mark.parametrize("version", HANDSHAKE_VERSIONS)
+@each("version", HANDSHAKE_VERSIONS)
 async def test_a_session_speaks_the_revision_that_it_was_opened_with(host: Host, version: str) -> None:
     opened = await host.post(initialize(version))
     assert opened.json()["result"]["protocolVersion"] == version
@@ -183,7 +183,7 @@ async def test_a_stream_needs_a_client_that_reads_events(host: Host) -> None:
 # Without a session
 
 
-@pytest.mark.parametrize("version", HANDSHAKE_VERSIONS)
+@each("version", HANDSHAKE_VERSIONS)
 async def test_a_call_of_an_older_revision_needs_no_session(host: Host, version: str) -> None:
     answer = await host.post(chat("hi"), {"MCP-Protocol-Version": version})
     assert answer.headers["content-type"] == "application/json"
@@ -191,7 +191,7 @@ async def test_a_call_of_an_older_revision_needs_no_session(host: Host, version:
     assert ("structuredContent" in answer.json()["result"]) == (version >= "2025-06-18")
 
 
-@pytest.mark.parametrize("version", HANDSHAKE_VERSIONS)
+@each("version", HANDSHAKE_VERSIONS)
 async def test_what_a_revision_lacks_is_absent_in_its_list_of_tools(host: Host, version: str) -> None:
     answer = await host.post({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}, {"MCP-Protocol-Version": version})
     tool = answer.json()["result"]["tools"][0]
@@ -213,7 +213,7 @@ async def test_each_address_serves_without_a_redirect(host: Host, path: str) -> 
     assert "hi" in text_of(answer)
 
 
-@pytest.mark.parametrize(
+@each(
     ("accept", "kind"),
     [
         ("application/json", "application/json"),
@@ -397,7 +397,7 @@ async def test_what_is_not_one_message_is_one_clean_error(host: Host, path: str,
     assert "Traceback" not in answer.text
 
 
-@pytest.mark.parametrize(
+@each(
     "params",
     [{"name": 5}, {"arguments": {}}, {"name": "chat_completion", "arguments": "x"}, {"name": "a", "_meta": 5}],
 )

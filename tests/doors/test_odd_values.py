@@ -9,6 +9,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET
 from tests.serving import Door, open_door
 
@@ -153,7 +154,7 @@ async def test_in_an_mcp_message(place: str, door: Door) -> None:
     await check(*(door.post(place.replace("%s", value).encode(), key, "/v1/mcp", **accept) for value in VALUES))
 
 
-@pytest.mark.parametrize("name", ["name", "in_flight", "expires_at", "scopes"])
+@each("name", ["name", "in_flight", "expires_at", "scopes"])
 async def test_in_a_new_key(name: str, door: Door) -> None:
     key = await door.key()
     await check(*(door.post(f'{{"{name}": {value}}}'.encode(), key, "/v1/keys") for value in VALUES))
@@ -176,7 +177,7 @@ async def test_in_a_query(path: str, name: str, door: Door) -> None:
     await check(*(door.get(f"{path}?{name}={value}", key) for value in [*values, "%ff", "%ED%A0%80", "%", "%zz"]))
 
 
-@pytest.mark.parametrize("path", ["/v1/keys/", "/v1/requests/", "/v1/models/", "/"])
+@each("path", ["/v1/keys/", "/v1/requests/", "/v1/models/", "/"])
 async def test_in_a_path(path: str, door: Door) -> None:
     key = await door.key()
     values = [quote(value, errors="surrogatepass", safe="") for value in QUERIES if value.strip()]

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.serving import Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -16,7 +17,7 @@ async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
         yield door
 
 
-@pytest.mark.parametrize("path", ["/health", "/v1/models", "/console/sign-in", "/"])
+@each("path", ["/health", "/v1/models", "/console/sign-in", "/"])
 async def test_what_is_at_the_root_is_below_the_path_as_well(door: Door, path: str) -> None:
     assert (await door.http.get(path)).status_code == (await door.http.get(f"/llm/gw{path}")).status_code == 200
 

@@ -41,7 +41,7 @@ def challenge_of(answer: httpx2.Response) -> dict[str, str]:
     return dict(re.findall(r'([a-z_]+)="([^"]*)"', parameters))
 
 
-@pytest.mark.parametrize("path", MCP_PATHS)
+@each("path", MCP_PATHS)
 async def test_each_address_tells_who_gives_tokens_for_it_byte_for_byte(door: Door, path: str) -> None:
     answer = await door.get(METADATA + path, host="other.example")
     assert answer.status_code == 200

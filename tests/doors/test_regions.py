@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.cases import each
 from tests.country_file import write_countries
 from tests.serving import MESSAGES, Door, bearer, chat_body, error_of, open_door
 
@@ -32,7 +33,7 @@ async def door(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
         await door.nothing_is_left()
 
 
-@pytest.mark.parametrize(("path", "body"), INFERENCE)
+@each(("path", "body"), INFERENCE)
 async def test_inference_is_refused_where_the_country_is(door: Door, path: str, body: dict[str, object]) -> None:
     for key in (await door.key(credit="1"), None):
         response = await door.http.post(path, json=body, headers=bearer(key) | BLOCKED)

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.ledger.months import Month
+from tests.cases import each
 from tests.patience import PATIENCE_S
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, error_of, open_door
@@ -124,7 +125,7 @@ async def test_a_page_to_print_says_the_same_and_runs_nothing(door: Door) -> Non
     assert table.cells[-2:] == ["Closing balance", "1.1999942"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("asked", "status", "code", "param"),
     [
         ("2026-13", 400, "invalid_value", "month"),

@@ -1,7 +1,5 @@
 """vLLM's queue gauges, and what they make of a backend's load."""
 
-import pytest
-
 from mcp_gateway.core.dialects.vllm_metrics import Gauges, read_gauges
 from mcp_gateway.core.upstream.workload import Workload
 from tests.captured import FOLDER
@@ -23,9 +21,7 @@ def test_they_are_summed_over_engines_and_models() -> None:
 HUGE = b'vllm:num_requests_running{engine="0"} ' + b"9" * 5000 + b"\n"
 
 
-@pytest.mark.parametrize(
-    "page", [b"", b"<html>", b'vllm:num_requests_running{engine="0"} NaN\n', b"\xff\n", b"\n" * 9000]
-)
+@each("page", [b"", b"<html>", b'vllm:num_requests_running{engine="0"} NaN\n', b"\xff\n", b"\n" * 9000])
 def test_a_page_without_them_tells_nothing(page: bytes) -> None:
     assert read_gauges(page) is None
 
@@ -38,7 +34,7 @@ def test_of_a_page_without_end_only_so_many_lines_are_read() -> None:
     assert read_gauges(LINE % (b"running", 0, b"1") * 100_000) == Gauges(4096, 0)
 
 
-@pytest.mark.parametrize(
+@each(
     ("in_flight", "others", "queue", "load"),
     [
         (3, 0, None, 3),
@@ -47,7 +43,6 @@ def test_of_a_page_without_end_only_so_many_lines_are_read() -> None:
         (3, 0, Gauges(1, 2), 5),
         (1, 0, Gauges(9, 9), 2),
     ],
-    ids=["unknown", "ours alone", "others too", "some wait", "what waited is gone"],
 )
 def test_load_counts_ours_and_others_and_again_what_waits(
     in_flight: int, others: int, queue: Gauges | None, load: int

@@ -64,7 +64,7 @@ def refusal(message: str, status: int = 400) -> GatewayError:
     return error_of(status, orjson.dumps({"error": {"message": message, "type": "x"}}), "org/tiny", "pub/name")
 
 
-@pytest.mark.parametrize(
+@each(
     ("said", "told"),
     [
         ("org/tiny cannot", "pub/name cannot"),

@@ -1,7 +1,5 @@
 """Which addresses are the public internet's."""
 
-import pytest
-
 from mcp_gateway.core.image_fetching.public_address import is_public
 from tests.cases import each
 
@@ -37,9 +35,7 @@ def test_an_ipv6_address_that_is_special_is_not(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "localhost", "example.com", "127.1", "2130706433", "0x7f.0.0.1", "1.2.3.4.5", " "]
-)
+@each("text", ["", "localhost", "example.com", "127.1", "2130706433", "0x7f.0.0.1", "1.2.3.4.5", " "])
 def test_what_is_no_address_is_not(text: str) -> None:
     assert not is_public(text)
 

@@ -7,7 +7,6 @@ from random import Random
 from typing import Any, Literal, get_args
 
 import orjson
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from mcp_gateway.core.prices import FREE, Price, dearest
 from mcp_gateway.core.routing.rank import Candidate, next_of, prefix_of, rank
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
+from tests.cases import each
 
 Prospect = Literal["sound", "doubtful", "none"]
 Fleet = tuple[tuple[Offer, ...], dict[str, list["Server"]]]
@@ -74,7 +74,7 @@ def test_only_so_many_parts_and_messages_are_read() -> None:
     assert prefix(*[SYSTEM] * 63, HELLO) != prefix(*[SYSTEM] * 63, ANSWER)
 
 
-@pytest.mark.parametrize(
+@each(
     "other",
     [
         prefix({"role": "system", "content": "Be long."}, HELLO),
@@ -83,7 +83,6 @@ def test_only_so_many_parts_and_messages_are_read() -> None:
         prefix({"role": "developer", "content": "Be brief."}, HELLO),
         prefix(SYSTEM, HELLO, account_id="acc_2"),
     ],
-    ids=["system prompt", "first message", "no system prompt", "role", "account"],
 )
 def test_what_begins_otherwise_has_a_prefix_of_its_own(other: bytes) -> None:
     assert prefix(SYSTEM, HELLO) != other

@@ -122,7 +122,7 @@ def test_messages_parts_and_tools_are_bounded_in_number() -> None:
     assert bounded({"tools": [{}] * (MAX_TOOLS + 1)}) == ("invalid_value", "tools")
 
 
-@pytest.mark.parametrize("tools", [{}, "f", 1, True])
+@each("tools", [{}, "f", 1, True])
 def test_tools_that_are_no_list_are_refused(tools: object) -> None:
     assert bounded({"tools": tools}) == ("invalid_type", "tools")
 

@@ -113,7 +113,7 @@ def frame(*deltas: dict[str, Any], usage: int | None = None, finish: str | None 
 TEXTS = ["", "plain", 'quoted " and \\ and \n', "\u0000\u001f", "ä 漢字 🙂", "data: {}"]
 
 
-@pytest.mark.parametrize("name", ["content", "reasoning", "reasoning_content", "refusal"])
+@each("name", ["content", "reasoning", "reasoning_content", "refusal"])
 def test_any_text_comes_out_as_it_came(name: str) -> None:
     collected = Collected(max_bytes=2**20)
     for text in TEXTS:

@@ -105,7 +105,7 @@ def test_a_failure_that_was_found_by_who_looks_meanwhile_is_told_to_who_reads() 
         collector.feed(plain("a", 4))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_what_exceeds_the_limit_is_cut_at_the_same_frame_however_it_arrives(size: int) -> None:
     frames = b"".join(plain("ten chars.", number + 1) for number in range(400))
     made = collected(frames, size, max_bytes=4000)

@@ -77,7 +77,7 @@ def test_an_event_named_error_is_an_error_by_its_data(event: bytes, told: object
     assert values(EventReader().feed(event + b"\n\n")) == [told]
 
 
-@pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\n", b'data: {"a":1}', b"id: 1\ndata:[DONE]\r"])
+@each("last", [b"data: [DONE]", b"data: [DONE]\n", b'data: {"a":1}', b"id: 1\ndata:[DONE]\r"])
 def test_the_last_event_needs_no_blank_line_where_it_is_whole(last: bytes) -> None:
     reader = EventReader()
     assert reader.feed(last) == b""
@@ -92,7 +92,7 @@ def test_a_last_event_that_was_cut_is_none(cut: bytes) -> None:
     assert reader.end() == b""
 
 
-@pytest.mark.parametrize("line", [b":\n\n", b"\nid\n", b"data:\n\n", b"x\n"])
+@each("line", [b":\n\n", b"\nid\n", b"data:\n\n", b"x\n"])
 def test_a_flood_of_lines_that_say_nothing_is_refused(line: bytes) -> None:
     with pytest.raises(GatewayError, match="backend_error"):
         EventReader().feed(line * 20_000 + b"\n\n")

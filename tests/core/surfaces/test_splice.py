@@ -136,8 +136,8 @@ def test_what_ends_a_stream_is_found_among_frames_that_go_on(last: bytes) -> Non
     assert relay.is_done
 
 
-@pytest.mark.parametrize("between", [b": keep-alive\n\n", b"\n\n"])
-@pytest.mark.parametrize("is_one_piece", [True, False])
+@each("between", [b": keep-alive\n\n", b"\n\n"])
+@each("is_one_piece", [True, False])
 def test_what_says_nothing_may_stand_between_the_last_frames(between: bytes, is_one_piece: bool) -> None:
     relay = FrameRelay("tiny", wants_usage=False)
     answer = chunk(0, "a") + chunk(0, "b", "stop")
@@ -299,8 +299,8 @@ def test_usage_is_counts_or_nothing_and_zero_is_not_nothing(value: object, usage
 LONG_TEXT = "x" * (MAX_FRAME_BYTES // 2)
 
 
-@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n"])
-@pytest.mark.parametrize("size", [1000, 65_536])
+@each("end", [b"\n\n", b"\r\n\r\n"])
+@each("size", [1000, 65_536])
 def test_a_long_frame_that_comes_in_many_pieces_is_one_frame(end: bytes, size: int) -> None:
     stream = b"".join(frame.strip() + end for frame in (chunk(0, "a"), chunk(0, LONG_TEXT), chunk(0, "b", "stop")))
     relay = FrameRelay("p", wants_usage=False)
@@ -310,7 +310,7 @@ def test_a_long_frame_that_comes_in_many_pieces_is_one_frame(end: bytes, size: i
     assert relay.finish_reason == "stop"
 
 
-@pytest.mark.parametrize("split", range(1, 5))
+@each("split", range(1, 5))
 def test_an_end_of_a_frame_that_is_cut_in_two_is_found(split: int) -> None:
     relay = FrameRelay("tiny", wants_usage=False)
     relay.feed(chunk(0, "a"))
@@ -333,9 +333,7 @@ def test_a_long_frame_with_many_choices_is_passed_on_and_not_parsed() -> None:
     assert relay.usage == Usage(1, 1)
 
 
-@pytest.mark.parametrize(
-    "usage", [b"{,", b'{"prompt_tokens":}', b'{"a":"' + b"x" * 9000 + b'"}', b'{"prompt_tokens":1e}']
-)
+@each("usage", [b"{,", b'{"prompt_tokens":}', b'{"a":"' + b"x" * 9000 + b'"}', b'{"prompt_tokens":1e}'])
 def test_usage_that_is_no_json_is_none(usage: bytes) -> None:
     relay = FrameRelay("p", wants_usage=False)
     relay.feed(chunk(0, "a")[:-3] + b',"usage":' + usage + b"}}\n\n")
@@ -493,7 +491,7 @@ def test_usage_that_comes_with_the_last_chunk_alone_counts_all_choices(choices: 
     assert told["usage"] == counted(5, 4) | {"cost_usd": "0.01"}
 
 
-@pytest.mark.parametrize("usage", [{}, None, {"prompt_tokens": "x"}, {"prompt_tokens": 2**62, "completion_tokens": 1}])
+@each("usage", [{}, None, {"prompt_tokens": "x"}, {"prompt_tokens": 2**62, "completion_tokens": 1}])
 def test_a_client_is_told_the_usage_that_is_billed(usage: object) -> None:
     relay = FrameRelay("tiny", wants_usage=True, bounds=BOUNDS)
     relay.feed(chunk(0, "a", "stop") + event(model="tiny", choices=[], usage=usage) + DONE)
@@ -551,7 +549,7 @@ def test_frames_with_text_are_counted_where_no_usage_is_told() -> None:
     assert relay.seen == (None, 3)
 
 
-@pytest.mark.parametrize(
+@each(
     "more",
     [
         {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "note": "a}b}}"}},

@@ -90,7 +90,7 @@ def test_the_cost_is_the_last_field_of_the_usage(usage: Any, write: Write) -> No
     assert list(told)[-1] == "cost_usd"
 
 
-@pytest.mark.parametrize("usage", [None, [], "x", 5])
+@each("usage", [None, [], "x", 5])
 def test_no_cost_is_told_where_usage_is_no_object(usage: Any) -> None:
     told = frame(orjson.dumps, usage)
     assert with_cost(told, "0.01") == told

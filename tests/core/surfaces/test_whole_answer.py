@@ -98,8 +98,8 @@ def with_logprobs(rows: int) -> dict[str, Any]:
     return answer(choices=[choice, choice | {"logprobs": None}, choice])
 
 
-@pytest.mark.parametrize("rows", [0, 1, 9000])
-@pytest.mark.parametrize("kind", [bytes, bytearray])
+@each("rows", [0, 1, 9000])
+@each("kind", [bytes, bytearray])
 async def test_log_probabilities_are_taken_out_and_nothing_else(rows: int, kind: type) -> None:
     whole = with_logprobs(rows)
     expected = whole | {"choices": [choice | {"logprobs": None} for choice in whole["choices"]]}

@@ -13,6 +13,7 @@ from mcp_gateway.core.upstream.breaker import Breaker
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.core.upstream.transport import ConnectionDied, TimedOut, UpstreamError
 from mcp_gateway.core.upstream.workload import Workload
+from tests.cases import each
 from tests.core.upstream.clock import Clock
 
 LONGEST_S = 1000
@@ -53,7 +54,7 @@ def which(error: UpstreamError | None) -> str | None:
     return error.which if isinstance(error, TimedOut) else None
 
 
-@pytest.mark.parametrize(
+@each(
     ("prompt_tokens", "settings", "limit_s"),
     [
         (0, {}, 20),
@@ -84,7 +85,7 @@ def test_a_head_and_a_first_token_share_one_limit() -> None:
         attempt.look(0.2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("queue", "limit_s", "how"),
     [
         (None, 40, "first_token"),
@@ -94,7 +95,6 @@ def test_a_head_and_a_first_token_share_one_limit() -> None:
         (Gauges(0, 1), 300, "queue"),
         (Gauges(1, 0, 500), 21, "first_token"),
     ],
-    ids=["health alone", "idle", "runs", "runs and waits", "waits", "stands still"],
 )
 def test_it_is_prolonged_by_gauges_that_show_work(queue: Gauges | None, limit_s: int, how: str) -> None:
     lab = Lab()
@@ -114,10 +114,9 @@ def test_comments_prolong_it_up_to_the_most() -> None:
     assert (waited_s, which(error)) == (10, "first_token")
 
 
-@pytest.mark.parametrize(
+@each(
     ("queue", "limit_s"),
     [(None, 120), (Gauges(0, 0), 60), (Gauges(1, 0), LONGEST_S), (Gauges(0, 1), LONGEST_S)],
-    ids=["health alone", "idle", "runs", "waits"],
 )
 def test_a_silence_amid_an_answer_is_waited_out_while_the_backend_works(queue: Gauges | None, limit_s: int) -> None:
     lab = Lab()
@@ -126,8 +125,8 @@ def test_a_silence_amid_an_answer_is_waited_out_while_the_backend_works(queue: G
     assert lab.waits(attempt, queue)[0] == limit_s
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
-@pytest.mark.parametrize("how", ["lost", "stuck"])
+@each("is_stream", [False, True])
+@each("how", ["lost", "stuck"])
 def test_a_backend_that_is_gone_gives_what_was_not_delivered_some_seconds(how: str, is_stream: bool) -> None:
     lab = Lab()
     lab.read(Gauges(1, 0, 7))
@@ -157,7 +156,7 @@ def test_whole_answers_have_no_first_token_to_wait_for() -> None:
     assert lab.waits(lab.attempt(is_stream=False), Gauges(0, 0)) == (LONGEST_S, None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("queue", "status", "is_only_slow"),
     [
         (None, "up", True),
@@ -165,9 +164,8 @@ def test_whole_answers_have_no_first_token_to_wait_for() -> None:
         (Gauges(2, 1), "busy", True),
         (Gauges(0, 0), "failing", False),
     ],
-    ids=["health alone", "runs", "waits", "idle"],
 )
-@pytest.mark.parametrize("how", ["first_token", "idle", "unary"])
+@each("how", ["first_token", "idle", "unary"])
 def test_a_time_out_is_held_against_a_backend_only_where_it_shows_no_work(
     queue: Gauges | None, status: str, is_only_slow: bool, how: Any
 ) -> None:

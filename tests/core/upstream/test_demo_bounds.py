@@ -59,7 +59,7 @@ async def test_a_body_above_64_kib_is_too_long_a_prompt_wherever_its_bytes_stand
         assert str(BODY_BYTES) in error.message
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "most", "items"),
     [
         ("tools", TOOLS, lambda count: [tool(f"f{n}") for n in range(count)]),
@@ -208,9 +208,7 @@ async def test_a_tool_with_a_long_name_is_cut_and_no_more(name: str) -> None:
     assert found["usage"]["completion_tokens"] <= TOKENS
 
 
-@pytest.mark.parametrize(
-    "text", ["-" * 60_000, "." * 60_000, "a-" * 30_000, "a" + "-" * 60_000, "a." * 30_000 + "-" * 99]
-)
+@each("text", ["-" * 60_000, "." * 60_000, "a-" * 30_000, "a" + "-" * 60_000, "a." * 30_000 + "-" * 99])
 async def test_a_text_of_marks_is_searched_for_tools_in_one_pass(text: str) -> None:
     found = await answer(tools=[tool("f")], messages=user(text), truncate_prompt_tokens=10)
     assert found["choices"][0]["finish_reason"] == "length"

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from mcp_gateway.core.upstream.transport import ConnectionDied, TimedOut, Timeouts
+from tests.cases import each
 from tests.patience import PATIENCE_S
 
 from .misbehaving import Behaviour, Peer, be_deaf, close, reset
@@ -58,7 +59,7 @@ def saying(answer: bytes) -> Callable[[Peer], Awaitable[None]]:
     return say
 
 
-@pytest.mark.parametrize(
+@each(
     ("pieces", "size_bytes", "framing", "sent"),
     [
         ((b"one", b"two"), None, b"transfer-encoding: chunked", b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),

@@ -164,6 +164,7 @@ def _pages(gateway: Gateway, run: Endpoints, base_url: str) -> list[AnyOperation
         base_url=base_url,
         are_models_public=gateway.settings.public_models,
         takes_passwords=not gateway.settings.oidc.only,
+        payment_pages=gateway.settings.stripe.page_origins,
         issuer_path=_start_path(gateway),
         issuer_name=gateway.settings.oidc.shown_name,
     )

@@ -11,6 +11,7 @@ from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from http_api.usage import UsageTotals, end_of_hour_ms, recent_since_ms, totals_fields
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
 from mcp_gateway.core.money import EntryKind, format_usd
 from mcp_gateway.core.observe.history import History, Totals
@@ -32,11 +33,23 @@ class RecentUsage(UsageTotals):
     until: int
 
 
+class GrantObject(Told):
+    """What is left of granted credit, until `expires_at` (Unix seconds), null where it lasts."""
+
+    object: Literal["grant"]
+    left_usd: str
+    expires_at: int | None
+
+
 class BillingObject(WalletObject):
-    """The wallet, with its recent usage for keys that may read it."""
+    """The wallet, with its recent usage for keys that may read it.
+
+    `grants` are the parts of `granted_usd` in the order in which they are spent, the first to expire first.
+    """
 
     object: Literal["wallet"]
     account_id: str
+    grants: list[GrantObject]
     usage: RecentUsage | Absent = None
 
 
@@ -86,11 +99,16 @@ class Billing:
 
     async def get(self, asked: Asked[Query, Nothing]) -> BillingObject:
         about = asked.about
-        wallet = dict(await self._wallet(about.account_id))
+        balance = await self._ledger.balance(about.account_id)
+        wallet: dict[str, Any] = {
+            "object": "wallet",
+            "account_id": about.account_id,
+            **dict(balance.as_object()),
+            "grants": [_grant_object(grant) for grant in balance.grants],
+        }
         if not asked.may("read"):
-            return BillingObject(object="wallet", account_id=about.account_id, **wallet)
-        usage = await self._recent_usage(about)
-        return BillingObject(object="wallet", account_id=about.account_id, **wallet, usage=usage)
+            return BillingObject(**wallet)
+        return BillingObject(**wallet, usage=await self._recent_usage(about))
 
     async def _recent_usage(self, about: About) -> RecentUsage:
         until_ms = self._now_ms()
@@ -145,6 +163,11 @@ class Billing:
     ) -> Callable[[LedgerTransaction], NotedTransactionObject]:
         notes = await self._statement.notes([row.id for row in rows])
         return lambda row: NotedTransactionObject(**_fields(row), note=notes.get(row.id))
+
+
+def _grant_object(grant: GrantLeft) -> GrantObject:
+    expires_at = None if grant.expires_at_ms is None else grant.expires_at_ms // 1000
+    return GrantObject(object="grant", left_usd=format_usd(grant.left_nano), expires_at=expires_at)
 
 
 def _public_id(transaction: LedgerTransaction) -> str:

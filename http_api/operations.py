@@ -270,7 +270,7 @@ class _Handling:
         raw = b"" if self._body is Nothing else await read_json_bytes(scope, receive, self._bounds)
         told = await self._handle(Asked(scope, query, self._body_of(raw), raw))
         if isinstance(told, Streamed):
-            return await _send_streamed(scope, send, told, self._headers)
+            return await send_streamed(scope, send, told, self._headers)
         if not isinstance(told, Answered):
             told = Answered(told)
         media_type = (told.media_type or self._media_type).encode()
@@ -284,7 +284,7 @@ class _Handling:
         return raw if self._body is bytes else parsed_as(raw, self._body)
 
 
-async def _send_streamed(scope: Scope, send: Send, told: Streamed, more: tuple[tuple[bytes, bytes], ...]) -> None:
+async def send_streamed(scope: Scope, send: Send, told: Streamed, more: tuple[tuple[bytes, bytes], ...]) -> None:
     """To HEAD the head alone: nothing is read for what nobody is sent."""
     if scope["method"] == "HEAD":
         await _begin(send, told, more)

@@ -10,8 +10,8 @@ from http_api.query import AnyQuery, Query
 from mcp_gateway.core.config import StripeSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
-from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.payments.checkout import Checkout, WantedCheckout
+from mcp_gateway.core.money import NANO_PER_USD, format_usd
+from mcp_gateway.core.payments.checkout import Checkout, Pages, WantedCheckout
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 
@@ -90,12 +90,30 @@ class TopUps:
         message = "Top-ups are not set up on this gateway; its operator can credit an account by hand."
         raise GatewayError("not_configured", message)
 
+    @property
+    def offered_usd(self) -> list[str]:
+        """Amounts that a page offers, of those that can be paid."""
+        least, most = self._terms.minimum_nano, self._terms.maximum_nano
+        offered = sorted({least, *(usd * NANO_PER_USD for usd in (5, 10, 25, 50, 100, 250))})
+        return [format_usd(nano) for nano in offered if least <= nano <= most]
+
+    @property
+    def saves_methods(self) -> bool:
+        """Whether a payer may let the method be charged again."""
+        return self._saves_methods
+
     async def checkout(self, asked: Asked[Query, CheckoutBody]) -> CheckoutObject | Answered[CheckoutObject]:
+        return await self.checkout_between(asked, self._terms.pages)
+
+    async def checkout_between(
+        self, asked: Asked[Query, CheckoutBody], pages: Pages
+    ) -> CheckoutObject | Answered[CheckoutObject]:
+        """The same, with a way back to other pages."""
         payments, account_id = self._stripe(), asked.caller.account_id
         amount_nano = self._terms.payable_nano(asked.body.amount_usd)
         if asked.body.save_payment_method and not self._saves_methods:
             raise GatewayError("not_configured", "Payment methods are not saved on this gateway.")
-        wanted = WantedCheckout(account_id, amount_nano, self._terms.pages, asked.body.save_payment_method)
+        wanted = WantedCheckout(account_id, amount_nano, pages, asked.body.save_payment_method)
         key = idempotency_key_of(asked)
         async with self._idempotency.answering(account_id, key, "billing/checkout", asked.raw) as request:
             if request.kept is not None:
@@ -107,10 +125,14 @@ class TopUps:
 
     async def portal(self, asked: Asked[Query, Empty]) -> PortalObject:
         """A new session each time: its link lets whoever has it in, so that no answer is kept to be given again."""
+        return await self.portal_back_to(asked, self._return_url)
+
+    async def portal_back_to(self, asked: Asked[Query, Empty], return_url: str) -> PortalObject:
+        """The same, with a way back to another page."""
         payments, account_id = self._stripe(), asked.caller.account_id
         key = idempotency_key_of(asked)
         async with self._idempotency.answering(account_id, key, "billing/portal", asked.raw):
-            url = await payments.open_portal(account_id, self._return_url)
+            url = await payments.open_portal(account_id, return_url)
         return PortalObject(object="portal", url=url)
 
     async def webhook(self, asked: Asked[AnyQuery, bytes]) -> Receipt:

@@ -37,6 +37,7 @@ class FakeStripe:
     `sessions` are the checkout sessions made, by the idempotency key under which each was asked for; `intents` the
     payments by their ids. `methods` says what becomes of a payment by one: a status, or the code it is declined with;
     what is not there succeeds. While `loses_answers`, what is asked is done and the connection closed without a word.
+    With `has_own_pages` people are led to this server to pay, else to hosts that nobody has.
     """
 
     url: str = ""
@@ -46,6 +47,7 @@ class FakeStripe:
     intents: dict[str, dict[str, Any]] = field(default_factory=dict)
     methods: dict[str, str] = field(default_factory=dict)
     loses_answers: bool = False
+    has_own_pages: bool = False
     failure: tuple[int, dict[str, Any]] | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     has_arrived: threading.Event = field(default_factory=threading.Event)
@@ -59,6 +61,7 @@ class FakeStripe:
         self.intents.clear()
         self.methods.clear()
         self.loses_answers = False
+        self.has_own_pages = False
         self.failure = None
         self.gate.set()
         self.has_arrived.clear()
@@ -117,7 +120,7 @@ class FakeStripe:
             self.customers.add(f"cus_{number}")
             return {"id": f"cus_{number}", "object": "customer"}
         if path == "/v1/checkout/sessions":
-            url = f"https://checkout.stripe.test/c/{number}"
+            url = f"{self.url if self.has_own_pages else 'https://checkout.stripe.test'}/c/{number}"
             return {"id": f"cs_{number}", "object": "checkout.session", "url": url, "expires_at": 1_900_000_000}
         assert path == "/v1/billing_portal/sessions"
         url = f"https://billing.stripe.test/p/{number}"

@@ -33,6 +33,10 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_connect.py",
                 "tests/console/test_connect.py",
             ],
+            "The wallet's page is the ledger's to the nano-USD, makes one payment of two clicks, and credits nothing for an address that is made up.": [
+                "tests/doors/test_console_wallet.py",
+                "tests/console/test_wallet.py",
+            ],
             "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
                 "tests/console/test_prefix.py",

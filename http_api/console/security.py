@@ -1,26 +1,25 @@
 """What every answer of the console carries so that no other site, script or frame has a part in it."""
 
+from collections.abc import Sequence
+
+from http_api.rendering import Stamps
 from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.limits.limiter import Standing
 from mcp_gateway.wire.whole_answers import Headers
 
-_STRIPE = "https://checkout.stripe.com https://billing.stripe.com"
-"""Where a form of the wallet's ends: browsers hold the redirect after it against `form-action`, too."""
-_CONTENT_SECURITY_POLICY = "; ".join((
+_CONTENT_SECURITY_POLICY = (
     "default-src 'none'",
     "script-src 'self'",
     "style-src 'self'",
     "img-src 'self' data:",
     "font-src 'self'",
     "connect-src 'self'",
-    f"form-action 'self' {_STRIPE}",
     "base-uri 'none'",
     "frame-ancestors 'none'",
     "require-trusted-types-for 'script'",
     "trusted-types parts",
-))  # fmt: skip
+)
 _HEADERS: Headers = [
-    (b"content-security-policy", _CONTENT_SECURITY_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
@@ -29,5 +28,15 @@ _HEADERS: Headers = [
 ]
 
 
-def security_headers(_context: RequestContext, _standing: Standing | None) -> Headers:
-    return _HEADERS
+def security_headers(forms_end_at: Sequence[str]) -> Stamps:
+    """Of every answer. `forms_end_at` are the origins of others, of payment pages, to which a form may lead.
+
+    Browsers hold the redirect after a form against `form-action`, too.
+    """
+    policy = "; ".join((*_CONTENT_SECURITY_POLICY, " ".join(("form-action 'self'", *forms_end_at))))
+    headers: Headers = [(b"content-security-policy", policy.encode()), *_HEADERS]
+
+    def stamp(_context: RequestContext, _standing: Standing | None) -> Headers:
+        return headers
+
+    return stamp

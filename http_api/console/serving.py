@@ -9,7 +9,6 @@ from urllib.parse import parse_qsl, quote, urlencode
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from http_api.console.forms import FORM_TYPE, Form
-from http_api.console.security import security_headers
 from http_api.console.templates import Templates, Viewer
 from http_api.idempotency import KEY_HEADER
 from http_api.operations import (
@@ -22,10 +21,12 @@ from http_api.operations import (
     Handle,
     Nothing,
     Operation,
+    Streamed,
     page_at_root,
+    send_streamed,
 )
 from http_api.query import AnyQuery, Query, read_query
-from http_api.rendering import OPENAI_SHAPE, Shape, error_headers
+from http_api.rendering import OPENAI_SHAPE, Shape, Stamps, error_headers
 from http_api.routes import BELOW, refusing, unknown_url
 from mcp_gateway.core.caller import Caller, User
 from mcp_gateway.core.context import CLIENT, CONTEXT, SENT, RequestContext
@@ -64,17 +65,24 @@ class SeeOther:
 Q = TypeVar("Q", bound=Query)
 B = TypeVar("B")
 AskedPage = Asked[Any, Form]
-Show = Callable[[AskedPage], Awaitable[Shown | SeeOther | Answered[Any]]]
-"""Answers with a page; bytes that are answered are an export. Raises GatewayError, which becomes a page."""
+Told = Shown | SeeOther | Answered[Any] | Streamed
+Show = Callable[[AskedPage], Awaitable[Told]]
+"""Answers with a page; bytes that are answered, or written as they are read, are an export.
+
+Raises GatewayError, which becomes a page.
+"""
 
 
 class Console:
-    """Makes the rows of pages, which are operations like all others that no document tells of."""
+    """Makes the rows of pages, which are operations like all others that no document tells of.
 
-    def __init__(self, templates: Templates, people: People) -> None:
+    `stamps` are the headers of every answer.
+    """
+
+    def __init__(self, templates: Templates, people: People, stamps: Stamps) -> None:
         self._templates = templates
         self._people = people
-        self._shape = Shape(OPENAI_SHAPE.wording, OPENAI_SHAPE.body, security_headers, self._refuse)
+        self._shape = Shape(OPENAI_SHAPE.wording, OPENAI_SHAPE.body, stamps, self._refuse)
         self._shape_of_hidden = self._shape._replace(page=self._refuse_hidden)
 
     def page(
@@ -133,8 +141,10 @@ class Console:
 
         return answer
 
-    async def _send(self, scope: Scope, send: Send, asked: AskedPage, told: Shown | SeeOther | Answered[Any]) -> None:
-        if isinstance(told, SeeOther):
+    async def _send(self, scope: Scope, send: Send, asked: AskedPage, told: Told) -> None:
+        if isinstance(told, Streamed):
+            await send_streamed(scope, send, told, (_NOT_STORED,))
+        elif isinstance(told, SeeOther):
             location = told.location
             if location.startswith("/"):
                 location = self._templates.at(location)

@@ -8,6 +8,8 @@ from http_api.console.pages.keys import KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
 from http_api.console.pages.playground import PLAYGROUND_PATH, PlaygroundPages
 from http_api.console.pages.sign_in import SignInPages
+from http_api.console.pages.wallet import WALLET_PATH, WalletDoors, WalletPages
+from http_api.console.security import security_headers
 from http_api.console.serving import Console
 from http_api.console.static_files import STATIC_PATH, StaticFiles
 from http_api.console.templates import MenuItem, Templates
@@ -20,6 +22,7 @@ from mcp_gateway.core.identity.sign_in import Registration
 _MENU = (
     MenuItem(KEYS_PATH, "API keys"),
     MenuItem(MODELS_PATH, "Models"),
+    MenuItem(WALLET_PATH, "Wallet"),
     MenuItem(PLAYGROUND_PATH, "Playground"),
     MenuItem(CONNECT_PATH, "Connect"),
 )
@@ -37,6 +40,8 @@ class ConsoleParts:
     base_url: str
     are_models_public: bool
     takes_passwords: bool
+    payment_pages: tuple[str, ...]
+    """The origins at which forms of the wallet end."""
     issuer_path: str | None
     """Where people sign in elsewhere, if they do."""
     issuer_name: str
@@ -46,7 +51,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
     """All rows of the console; none of them is in the document of the API."""
     files = StaticFiles()
     templates = Templates(files, _MENU, _ADMIN_MENU, prefix=path_of(parts.base_url))
-    console = Console(templates, parts.people)
+    console = Console(templates, parts.people, security_headers(parts.payment_pages))
     keys = KeyPages(run.keys, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
     return [
         *SignInPages(
@@ -58,6 +63,11 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         ).rows(console),
         *keys.rows(console),
         *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
+        *WalletPages(
+            WalletDoors(run.billing, run.statements, run.topups, run.auto_topups, run.webhooks),
+            parts.now_ms,
+            base_url=parts.base_url,
+        ).rows(console),
         *PlaygroundPages(run.models, base_url=parts.base_url).rows(console),
         *ConnectPages(run.keys, run.models, base_url=parts.base_url).rows(console),
         console.file(STATIC_PATH, files.get),

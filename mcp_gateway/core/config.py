@@ -717,6 +717,9 @@ class PolicySettings(Section):
         return self
 
 
+_STRIPE_API = "https://api.stripe.com"
+
+
 class StripeSettings(Section):
     """Top-ups through Stripe, none without its keys. The webhook goes to /v1/billing/webhook under public_url."""
 
@@ -742,12 +745,22 @@ class StripeSettings(Section):
     """Page for people that 402 answers name as `topup_url`; otherwise the checkout endpoint under public_url."""
     timeout_s: PositiveSeconds = 20.0
     """The longest that a caller waits for Stripe."""
-    api_base: BaseUrl = "https://api.stripe.com"
+    api_base: BaseUrl = _STRIPE_API
     """Where Stripe is; for tests."""
 
     @property
     def is_configured(self) -> bool:
         return self.secret_key is not None
+
+    @property
+    def page_origins(self) -> tuple[str, ...]:
+        """Where people pay and see what was paid; a stand-in for Stripe has its pages where it is itself."""
+        if not self.is_configured:
+            return ()
+        if self.api_base == _STRIPE_API:
+            return "https://checkout.stripe.com", "https://billing.stripe.com"
+        parts = urlsplit(self.api_base)
+        return (f"{parts.scheme}://{parts.netloc}",)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -53,5 +53,7 @@ async def open_house(data_dir: Path, prefix: str = "", **settings: Any) -> Async
         account_id = signed.person.account_id
         await door.gateway.keys.create(account_id, name="the laptop")
         await door.gateway.keys.create(account_id, name="<script>alert(1)</script>", is_test=True)
+        await door.gateway.ledger.credit(account_id, 25_000_000_000, "pi_of_tests")
+        await door.gateway.ledger.grant(account_id, 1_500_000_000, "welcome", expires_at_ms=4_000_000_000_000)
         yield House(door, browser, email, account_id, prefix)
         await door.nothing_is_left()

@@ -65,7 +65,9 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 async def test_the_wallet_shows_what_can_be_spent_what_was_granted_and_what_was_used(stage: Stage) -> None:
     account, key = await stage.holder("2")
-    await (await stage.door.desk()).ledger.grant(account, 500_000_000, account)
+    ledger = (await stage.door.desk()).ledger
+    await ledger.grant(account, 400_000_000, account)
+    await ledger.grant(account, 100_000_000, f"{account} soon", expires_at_ms=4_000_000_000_000)
     await stage.door.chat(key, model="priced/tiny")
     wallet = await stage.ask("/v1/billing", key)
     until_s, since_s = wallet["usage"].pop("until"), wallet["usage"].pop("since")
@@ -79,6 +81,10 @@ async def test_the_wallet_shows_what_can_be_spent_what_was_granted_and_what_was_
         "granted_usd": "0.4999942",
         "held_usd": "0.00",
         "leased_usd": "0.00",
+        "grants": [
+            {"object": "grant", "left_usd": "0.0999942", "expires_at": 4_000_000_000},
+            {"object": "grant", "left_usd": "0.40", "expires_at": None},
+        ],
         "usage": {
             "requests": 1,
             "prompt_tokens": 10,

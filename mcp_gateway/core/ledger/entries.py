@@ -1,7 +1,7 @@
 """What is asked of the books, as values: charges, money from outside, and what is read; and what a commit tells."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Read, Scan, Write
@@ -181,13 +181,15 @@ class AppliedBy(Read[Applied | None]):
 class Balance:
     """Nano-USD of an account: spendable are `paid_nano` and `granted_nano`; the others are set aside already.
 
-    `held_nano` for requests that run, `leased_nano` for the holders of leases.
+    `held_nano` for requests that run, `leased_nano` for the holders of leases. `grants` are the parts of
+    `granted_nano`, the first to expire first.
     """
 
     paid_nano: int = 0
     granted_nano: int = 0
     held_nano: int = 0
     leased_nano: int = 0
+    grants: tuple[GrantLeft, ...] = field(default=(), compare=False)
 
     @property
     def spendable_nano(self) -> int:

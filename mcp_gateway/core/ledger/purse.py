@@ -208,7 +208,8 @@ class Purse:
     def balance(self, now_ms: int) -> Balance:
         """What is set aside for leases is for their holders alone."""
         free, leased_nano = self.free, self._in_pockets.amount_nano
-        return Balance(free.paid_nano, rules.granted_nano(free, now_ms), self._held.amount_nano, leased_nano)
+        granted_nano, grants = rules.granted_nano(free, now_ms), rules.living(free, now_ms)
+        return Balance(free.paid_nano, granted_nano, self._held.amount_nano, leased_nano, grants)
 
     def spendable_nano(self, now_ms: int, holders: Holders = frozenset()) -> int:
         """What these have free in the wallet, or in their lease, and each of their budgets has room for."""

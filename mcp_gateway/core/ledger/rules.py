@@ -85,6 +85,11 @@ def granted_nano(free: Free, now_ms: int) -> int:
     return sum([grant.left_nano for grant in free.grants if grant.lives_at(now_ms)]) if free.grants else 0
 
 
+def living(free: Free, now_ms: int) -> tuple[GrantLeft, ...]:
+    """The grants of which that is, with something left, the first to expire first."""
+    return tuple([grant for grant in free.grants if grant.lives_at(now_ms) and grant.left_nano])
+
+
 def spendable_nano(free: Free, now_ms: int) -> int:
     """What is free in all; paid money below nothing counts against grants."""
     return free.paid_nano + granted_nano(free, now_ms)

@@ -1,0 +1,253 @@
+"""The wallet: what is in it and how it came there; paying into it, by itself too; statements; and its webhook."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlencode
+
+import orjson
+from pydantic import Field
+
+from http_api.auto_topups import AutoTopUpBody, AutoTopUpDoor
+from http_api.billing import Billing, TransactionObject, TransactionPage, TransactionsQuery
+from http_api.console.forms import Form
+from http_api.console.serving import AskedPage, Console, SeeOther, Shown, again, asking
+from http_api.exports import attachment
+from http_api.operations import Answered, AnyOperation, Asked, Nothing, Streamed, written
+from http_api.query import Query
+from http_api.statements import StatementQuery, Statements
+from http_api.topups import CheckoutBody, CheckoutObject, Empty, TopUps
+from http_api.webhooks import WebhookBody, WebhookDoor, WebhookObject
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.months import Month
+from mcp_gateway.core.payments.checkout import Pages
+
+WALLET_PATH = "/console/wallet"
+WEBHOOK_PATH = f"{WALLET_PATH}/webhook"
+_PAGE_ROWS = 50
+_LOOKED_THROUGH = 500
+"""Of the newest transactions, among which a payment is looked for."""
+_MONTHS = 12
+_AUTO_FIELDS = ("threshold_usd", "max_per_day_usd", "auto_amount_usd")
+_KIND_LABELS = {
+    "credit": "paid in",
+    "grant": "granted",
+    "adjustment": "corrected by hand",
+    "refund": "refunded",
+    "dispute": "disputed",
+    "expire": "grant expired",
+    "settle": "request",
+    "refund_of_request": "request given back",
+    "hold": "set aside",
+    "void": "released",
+}
+
+
+class WalletQuery(TransactionsQuery):
+    """From where on the ledger is shown; `after` is the newest transaction before a payment that is waited for."""
+
+    after: Annotated[str, Field(pattern=r"^txn_[0-9]{1,18}$")] | None = None
+    saved: bool = False
+
+
+class LedgerQuery(Query):
+    """As which file."""
+
+    format: Literal["csv", "jsonl"] = "csv"
+
+
+class MonthQuery(Query):
+    """As a page, or as which file."""
+
+    format: Literal["html", "csv", "json"] = "html"
+
+
+@dataclass(frozen=True, slots=True)
+class WalletDoors:
+    """What of the API is shown here."""
+
+    billing: Billing
+    statements: Statements
+    topups: TopUps
+    auto_topups: AutoTopUpDoor
+    webhooks: WebhookDoor
+
+
+class WalletPages:
+    """`base_url` is where Stripe's pages lead back to."""
+
+    def __init__(self, doors: WalletDoors, now_ms: Callable[[], int], *, base_url: str) -> None:
+        self._doors = doors
+        self._now_ms = now_ms
+        self._base_url = base_url
+
+    def rows(self, console: Console) -> list[AnyOperation]:
+        rows = [
+            console.page(WALLET_PATH, self.show, query=WalletQuery, scope="read"),
+            console.page(f"{WALLET_PATH}/ledger", self.ledger, query=LedgerQuery, scope="read"),
+            console.page(f"{WALLET_PATH}/statements/{{month}}", self.statement, query=MonthQuery, scope="read"),
+            console.page(f"{WALLET_PATH}/auto-topup", self.set_auto_topup, method="POST", scope="billing"),
+            console.page(f"{WALLET_PATH}/auto-topup/remove", self.remove_auto_topup, method="POST", scope="billing"),
+            console.page(WEBHOOK_PATH, self.show_webhook, scope="manage"),
+            console.page(WEBHOOK_PATH, self.set_webhook, method="POST", scope="billing"),
+            console.page(f"{WEBHOOK_PATH}/rotate", self.rotate_webhook, method="POST", scope="billing"),
+            console.page(f"{WEBHOOK_PATH}/remove", self.remove_webhook, method="POST", scope="billing"),
+        ]
+        if not self._doors.topups.are_configured:
+            return rows
+        return [
+            *rows,
+            console.page(f"{WALLET_PATH}/checkout", self.check_out, method="POST", scope="billing"),
+            console.page(f"{WALLET_PATH}/portal", self.portal, method="POST", scope="billing"),
+        ]
+
+    # The wallet and its books
+
+    async def show(self, asked: Asked[WalletQuery, Form]) -> Shown:
+        return Shown("wallet.html", {**await self._values(asked, asked.query), "error": None}, part="table")
+
+    async def ledger(self, asked: Asked[LedgerQuery, Form]) -> Streamed:
+        told = await self._doors.billing.transactions(
+            asking(asked, Nothing(), TransactionsQuery(format=asked.query.format))
+        )
+        assert isinstance(told, Streamed)
+        return told
+
+    async def statement(self, asked: Asked[MonthQuery, Form]) -> Shown | Answered[Any]:
+        form, month = asked.query.format, asked.path["month"]
+        query = StatementQuery(format="csv" if form == "csv" else "json")
+        told = await self._doors.statements.get(asking(asked, Nothing(), query))
+        if isinstance(told, Answered):
+            return told
+        if form == "json":
+            file = attachment(f"statement-{month}.json")
+            return Answered(written(told), None, (file,), "application/json")
+        return Shown("statement.html", {"statement": told, "kinds": _KIND_LABELS})
+
+    # Paying
+
+    async def check_out(self, asked: AskedPage) -> Shown | SeeOther:
+        """On to Stripe, which leads back here; what the way back says credits nothing."""
+        form = asked.body
+        amount = form.get("amount_usd").strip() or form.get("offered_usd")
+        body = Form([("amount_usd", amount), ("save_payment_method", form.get("save_payment_method"))])
+        home = f"{self._base_url}{WALLET_PATH}"
+        pages = Pages(f"{home}?after={quote(form.get('after'), safe='')}", home)
+        try:
+            told = await self._doors.topups.checkout_between(asking(asked, body.as_body(CheckoutBody)), pages)
+        except GatewayError as error:
+            return again("wallet.html", await self._values(asked, WalletQuery()), error)
+        return SeeOther(_url_of(told))
+
+    async def portal(self, asked: AskedPage) -> SeeOther:
+        told = await self._doors.topups.portal_back_to(asking(asked, Empty()), f"{self._base_url}{WALLET_PATH}")
+        return SeeOther(told.url)
+
+    async def set_auto_topup(self, asked: AskedPage) -> Shown | SeeOther:
+        try:
+            form = asked.body
+            named = Form([
+                ("threshold_usd", form.get("threshold_usd")),
+                ("amount_usd", form.get("auto_amount_usd")),
+                ("max_per_day_usd", form.get("max_per_day_usd")),
+            ])  # fmt: skip
+            await self._doors.auto_topups.put(asking(asked, named.as_body(AutoTopUpBody)))
+        except GatewayError as error:
+            if error.param == "amount_usd":
+                error.param = "auto_amount_usd"
+            return again("wallet.html", await self._values(asked, WalletQuery()), error)
+        return SeeOther(f"{WALLET_PATH}?saved=1")
+
+    async def remove_auto_topup(self, asked: AskedPage) -> SeeOther:
+        await self._doors.auto_topups.remove(asking(asked, Nothing()))
+        return SeeOther(f"{WALLET_PATH}?saved=1")
+
+    # Its webhook
+
+    async def show_webhook(self, asked: AskedPage) -> Shown:
+        told = await self._doors.webhooks.get(asking(asked, Nothing()))
+        return Shown("webhook.html", {**_webhook_values(asked, told), "error": None})
+
+    async def set_webhook(self, asked: AskedPage) -> Shown:
+        try:
+            body = asked.body.as_body(WebhookBody, clears=("low_balance_usd",))
+            told = await self._doors.webhooks.put(asking(asked, body))
+        except GatewayError as error:
+            now = await self._doors.webhooks.get(asking(asked, Nothing()))
+            return again("webhook.html", _webhook_values(asked, now), error)
+        return Shown("webhook.html", {**_webhook_values(asked, told), "error": None, "is_saved": True})
+
+    async def rotate_webhook(self, asked: AskedPage) -> Shown:
+        told = await self._doors.webhooks.rotate(asking(asked, Nothing()))
+        return Shown("webhook.html", {**_webhook_values(asked, told), "error": None, "is_saved": True})
+
+    async def remove_webhook(self, asked: AskedPage) -> SeeOther:
+        await self._doors.webhooks.remove(asking(asked, Nothing()))
+        return SeeOther(WEBHOOK_PATH)
+
+    async def _values(self, asked: Asked[Any, Form], query: WalletQuery) -> dict[str, Any]:
+        doors, may_pay = self._doors, asked.may("billing")
+        wallet = await doors.billing.get(asking(asked, Nothing()))
+        newest = await self._transactions(asked, None, _LOOKED_THROUGH if query.after else 1)
+        page = await self._transactions(asked, query.cursor, _PAGE_ROWS)
+        webhook = await doors.webhooks.get(asking(asked, Nothing())) if asked.may("manage") else None
+        auto = await doors.auto_topups.get(asking(asked, Nothing())) if may_pay else None
+        sets_auto = auto is not None and auto.available and auto.has_payment_method
+        return {
+            "wallet": wallet,
+            "rows": page.data,
+            "older": None if page.next_cursor is None else f"?{urlencode({'cursor': page.next_cursor})}",
+            "kinds": _KIND_LABELS,
+            "after": newest.data[0].id if newest.data else "txn_0",
+            "waits_after": query.after,
+            "arrived": None if query.after is None else _arrived(newest.data, query.after),
+            "is_saved": query.saved,
+            "webhook": webhook,
+            "may_pay": may_pay,
+            "takes_payments": doors.topups.are_configured,
+            "saves_methods": doors.topups.saves_methods,
+            "offered": doors.topups.offered_usd,
+            "auto": auto,
+            "months": _months(self._now_ms()),
+            "typed": asked.body,
+            "sets_auto": sets_auto,
+            "fields": ("amount_usd", *(_AUTO_FIELDS if sets_auto else ())),
+        }
+
+    async def _transactions(self, asked: Asked[Any, Form], cursor: str | None, limit: int) -> TransactionPage:
+        query = TransactionsQuery(limit=limit, format="json").model_copy(update={"cursor": cursor})  # read already
+        told = await self._doors.billing.transactions(asking(asked, Nothing(), query))
+        assert isinstance(told, TransactionPage)
+        return told
+
+
+def _url_of(told: CheckoutObject | Answered[CheckoutObject]) -> str:
+    """Of the session, which is the first one where the same form was sent before."""
+    if isinstance(told, CheckoutObject):
+        return told.url
+    assert isinstance(told.answer, bytes)
+    return str(orjson.loads(told.answer)["url"])
+
+
+def _arrived(newest: Sequence[TransactionObject], after: str) -> TransactionObject | None:
+    """What was paid in since."""
+    return next((row for row in takewhile(lambda row: row.id != after, newest) if row.kind == "credit"), None)
+
+
+def _months(now_ms: int) -> list[str]:
+    """The latest ones, this one first."""
+    months = [Month.at(now_ms)]
+    while len(months) < _MONTHS:
+        months.append(Month.at(months[-1].since_ms - 1))
+    return [month.name for month in months]
+
+
+def _webhook_values(asked: AskedPage, webhook: WebhookObject) -> dict[str, Any]:
+    return {
+        "webhook": webhook,
+        "may_pay": asked.may("billing"),
+        "is_saved": False,
+        "typed": asked.body,
+        "fields": ("url", "low_balance_usd"),
+    }

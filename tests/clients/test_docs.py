@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from http_api.console import connect_blocks
+from http_api.console.connect_blocks import ConnectBlock
 from tests.clients.installed import INSTALLED, NODE, ROOT, Gateway, output
 
 pytestmark = pytest.mark.slow
@@ -17,6 +19,7 @@ TEXT = (ROOT / "docs" / "clients.md").read_text()
 BLOCKS = re.findall(r"^### ([^\n]+)\n|^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S)
 INTERPRETERS = {"OpenAI SDKs": Path(sys.executable), "MCP SDKs": INSTALLED / "python-sdk-2" / "bin" / "python"}
 ANSWER = "You said: Hello"
+SHOWN_JS = [block for block in connect_blocks.BLOCKS if block.format == "js"]
 
 
 def parse_yaml(text: str) -> None:
@@ -62,6 +65,13 @@ def test_the_node_programs_run_as_they_stand(gateway: Gateway, section: str, tex
     program = tmp_path / "example.mjs"
     program.write_text(filled_in(text, gateway))
     assert ANSWER in output(NODE, "--input-type=module", "-", stdin=program)
+
+
+@pytest.mark.parametrize("block", SHOWN_JS, ids=lambda block: block.id)
+def test_what_the_console_shows_is_read_by_node(block: ConnectBlock, tmp_path: Path) -> None:
+    program = tmp_path / "shown.mjs"
+    program.write_text(block.text)
+    output(NODE, "--check", program)
 
 
 def test_the_curl_lines_work_as_pasted(gateway: Gateway) -> None:

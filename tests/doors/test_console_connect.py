@@ -134,6 +134,12 @@ async def test_what_is_not_the_reader_s_is_not_filled_in(door: Door, query: str)
     assert "evil" not in page
 
 
+async def test_who_may_not_ask_is_offered_no_model(door: Door) -> None:
+    page = (await door.get("/console/connect?model=odd//model:free", await door.person(role="viewer"))).text
+    assert 'id="model"' not in page
+    assert '"model": "auto"' in shown(page)["curl"]
+
+
 async def test_it_says_when_the_first_request_by_a_key_has_arrived(door: Door) -> None:
     account_id = await door.account()
     key, raw = await door.gateway.keys.create(account_id)

@@ -111,6 +111,8 @@ async def test_a_table_has_the_prices_of_the_api(door: Door) -> None:
         "",
     )
     assert answer.headers["content-type"].startswith("text/csv")
+    free, *_ = csv.DictReader(io.StringIO((await door.get("/console/models.csv?text=free/tiny")).text))
+    assert (row["free"], free["free"], free["prompt_usd"], free["completion_usd"]) == ("false", "true", "", "")
 
 
 async def test_a_script_is_given_its_part(door: Door) -> None:

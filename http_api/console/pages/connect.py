@@ -47,8 +47,7 @@ class ConnectPages:
     async def show(self, asked: Asked[ConnectQuery, Form]) -> Shown:
         keys = (await self._keys.list(asking(asked, Nothing(), KeysQuery(state="live")))).data
         key = _chosen(keys, asked.query.key)
-        models = [model.told.id for model in shown_models(self._models, asked) if model.can_chat]
-        models = [model for model in models if _PLAIN.fullmatch(model)]
+        models = self._plain_models(asked) if asked.may("inference") else []
         model = asked.query.model if asked.query.model in models else next(iter(models), "auto")
         shown_key = _NO_KEY if key is None else f"{key.prefix}..."
         blocks = [block.filled(self._base_url, shown_key, model) for block in BLOCKS]
@@ -63,6 +62,10 @@ class ConnectPages:
             "may_manage": asked.may("manage"),
         }
         return Shown("connect.html", values, part="blocks")
+
+    def _plain_models(self, asked: Asked[ConnectQuery, Form]) -> list[str]:
+        chatting = (model.told.id for model in shown_models(self._models, asked) if model.can_chat)
+        return [model_id for model_id in chatting if _PLAIN.fullmatch(model_id)]
 
     async def arrived(self, asked: AskedPage) -> Shown:
         key = await self._keys.get(asking(asked, Nothing()))

@@ -37,15 +37,16 @@ class ModelsFilter(AnyQuery):
 
 
 class ModelRow(Told):
-    """A model in one line of a table; prices in USD per token, per request and per image."""
+    """A model in one line of a table; prices in USD per token, per request and per image, none where it is free."""
 
     id: str
     name: str
     status: ModelStatus
     context_window: int
     max_output_length: int
-    prompt_usd: str
-    completion_usd: str
+    free: bool
+    prompt_usd: str | None
+    completion_usd: str | None
     input_cache_read_usd: str | None
     input_cache_write_usd: str | None
     request_usd: str | None
@@ -179,8 +180,9 @@ def _row(model: ShownModel) -> ModelRow:
         status=model.status,
         context_window=told.context_window,
         max_output_length=told.max_output_length,
-        prompt_usd=pricing.prompt,
-        completion_usd=pricing.completion,
+        free=model.is_free,
+        prompt_usd=None if model.is_free else pricing.prompt,
+        completion_usd=None if model.is_free else pricing.completion,
         input_cache_read_usd=pricing.input_cache_read,
         input_cache_write_usd=pricing.input_cache_write,
         request_usd=pricing.request,

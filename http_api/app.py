@@ -59,6 +59,7 @@ from http_api.routes import Routes
 from http_api.server_card import ServerCard
 from http_api.statements import Statements
 from http_api.stats import Stats
+from http_api.status import StatusDoor
 from http_api.table import Endpoints, McpEndpoints, operations_of
 from http_api.tokens import TokenEndpoint
 from http_api.tools import Tools
@@ -72,6 +73,7 @@ from mcp_gateway.core.hosts import Hosts, path_of
 from mcp_gateway.core.identity.oidc.browser_sign_in import FLOW_MS, START
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
+from mcp_gateway.core.observe.activity import quantile
 from mcp_gateway.core.origins import Origins
 from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.topup_terms import TopupTerms
@@ -163,6 +165,9 @@ def _pages(gateway: Gateway, run: Endpoints, base_url: str) -> list[AnyOperation
         now_ms=now_ms,
         base_url=base_url,
         are_models_public=gateway.settings.public_models,
+        is_status_public=gateway.settings.public_stats != "off",
+        lifecycle=gateway.lifecycle,
+        is_shared=gateway.addresses.is_shared,
         takes_passwords=not gateway.settings.oidc.only,
         payment_pages=gateway.settings.stripe.page_origins,
         issuer_path=_start_path(gateway),
@@ -228,6 +233,14 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
             gateway.activity,
             lambda: gateway.notices.incident,
             now_ms,
+            is_full=settings.public_stats == "full",
+        ),
+        status=StatusDoor(
+            gateway.board,
+            gateway.notices,
+            lambda: quantile(gateway.activity.last_day().first_tokens_ms, 0.5),
+            now_ms,
+            base_url=base_url,
             is_full=settings.public_stats == "full",
         ),
         health=Health(gateway.judge, gateway.pool, operators, gateway.version),

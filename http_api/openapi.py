@@ -6,6 +6,7 @@ Nothing is said here of any operation: whatever the document tells, the row that
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -264,7 +265,10 @@ def _in_head(row: AnyOperation) -> Iterator[Json]:
 
 def _answers(row: AnyOperation, schemas: _Schemas) -> Json:
     content = {media_type: {"schema": schemas.of_answer(row, media_type)} for media_type in row.media_types}
-    return {str(status): _answer(row, status, row.summary, content) for status in row.statuses}
+    return {
+        str(status): _answer(row, status, row.summary, {} if status == HTTPStatus.NOT_MODIFIED else content)
+        for status in row.statuses
+    }
 
 
 def _refusals(row: AnyOperation, schemas: _Schemas) -> Json:
@@ -282,7 +286,7 @@ def _refusals(row: AnyOperation, schemas: _Schemas) -> Json:
 
 def _answer(row: AnyOperation, status: int, description: str, content: Json) -> Json:
     headers = (*_stamps_of(row), *_OF_STATUS.get(status, ()))
-    return {"description": description, "content": content, "headers": _refs_of(headers)}
+    return {"description": description, "headers": _refs_of(headers)} | ({"content": content} if content else {})
 
 
 def _stamps_of(row: AnyOperation) -> tuple[AnswerHeader, ...]:

@@ -42,6 +42,7 @@ from http_api.operations import (
     PREFIXES,
     ROOT,
     Access,
+    AnswerHeader,
     AnyOperation,
     Counts,
     Nothing,
@@ -75,6 +76,7 @@ from http_api.scores import RerankAnswer, RerankRequestBody, ScoreAnswer, ScoreR
 from http_api.server_card import ServerCard
 from http_api.statements import MEDIA_TYPES, StatementObject, StatementQuery, Statements
 from http_api.stats import Stats, StatsObject
+from http_api.status import ATOM, STATUS_PATH, SVG, StatusDoor, StatusSummary
 from http_api.tokens import (
     DetokenizeAnswer,
     DetokenizeRequestBody,
@@ -142,6 +144,7 @@ class Endpoints:
     usage: UsageReports
     requests: Requests
     stats: Stats
+    status: StatusDoor
     health: Health
     metrics: MetricsPage
     welcome: Welcome
@@ -168,7 +171,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *(_payments(run.topups) if run.topups.are_configured else _no_payments(run.topups)),
         *_auto_topups(run.auto_topups),
         *_history(run),
-        *([_stats(run.stats)] if are_stats_public else []),
+        *([_stats(run.stats), *_status(run.status)] if are_stats_public else []),
         *_root(run),
         *admin_operations(run.admin, _of_account(run)),
         *refusals(),
@@ -1281,6 +1284,45 @@ def _stats(stats: Stats) -> AnyOperation:
         stats.get,
         prefixes=_EVERYWHERE,
     )
+
+
+_ETAG = AnswerHeader("ETag", "string", "Of the public status: a name of this answer, for `If-None-Match`.")
+
+
+def _status(status: StatusDoor) -> list[AnyOperation]:
+    """Beside the page of the console, for monitors, readers of feeds and other sites."""
+    rows: list[AnyOperation] = [
+        page_at_root(
+            f"{STATUS_PATH}/summary.json",
+            "status_summary",
+            "Tell how each part of the service is, as Statuspage does.",
+            StatusSummary,
+            status.summary,
+            statuses=(200, 304),
+            is_for_all_pages=True,
+        ),
+        page_at_root(
+            f"{STATUS_PATH}/history.atom",
+            "status_history",
+            "Tell what was told of incidents and maintenance in the last 90 days, as an Atom feed.",
+            bytes,
+            status.history,
+            statuses=(200, 304),
+            media_types=(ATOM,),
+            is_for_all_pages=True,
+        ),
+        page_at_root(
+            f"{STATUS_PATH}/badge.svg",
+            "status_badge",
+            "Draw how the service is, for a page elsewhere.",
+            bytes,
+            status.badge,
+            statuses=(200, 304),
+            media_types=(SVG,),
+            is_for_all_pages=True,
+        ),
+    ]
+    return [replace(row, headers=(_ETAG,)) for row in rows]
 
 
 def _root(run: Endpoints) -> list[AnyOperation]:

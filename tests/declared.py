@@ -108,6 +108,8 @@ class Promise:
         names = {name.lower() for name in told.get("headers", ())}
         if unknown := [name for name in seen.headers if name not in names | _PLAIN and not name.startswith(_OF_ANY)]:
             yield f"does not tell of the headers {unknown} beside {seen.status}"
+        if seen.status == HTTPStatus.NOT_MODIFIED:
+            return
         if seen.media_type not in map(_plain, told["content"]):
             yield f"does not tell of {seen.media_type} beside {seen.status}"
         elif method != "HEAD" and seen.media_type == _JSON and len(seen.body) <= _MOST_BYTES:

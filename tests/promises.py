@@ -37,6 +37,10 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_wallet.py",
                 "tests/console/test_wallet.py",
             ],
+            "The status page tells everybody how each part is and was, and an open one changes, through a restart, too.": [
+                "tests/doors/test_console_status.py",
+                "tests/console/test_status.py",
+            ],
             "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
                 "tests/console/test_prefix.py",

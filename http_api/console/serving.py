@@ -119,6 +119,28 @@ class Console:
         row = page_at_root(path, f"console {path}", "", Nothing, get, refuses=frozenset({"unknown_url"}))
         return replace(row, shape=self._shape)
 
+    def stream(self, path: str, endpoint: ASGIApp) -> AnyOperation:
+        """A row for what a page that is open listens to, whoever has it open."""
+        return Operation(
+            method="GET",
+            path=path,
+            name=f"console {path}",
+            summary="",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=Nothing,
+            answer=Nothing,
+            endpoint=endpoint,
+            prefixes=ROOT,
+            shape=self._shape,
+            is_always_answered=True,
+        )
+
+    def part(self, template: str, values: Mapping[str, Any], part: str) -> str:
+        """A part of a page that is the same for everybody."""
+        return self._templates.write_part(template, values, part)
+
     def unknown(self) -> AnyOperation:
         """A row for all that no page is at."""
 

@@ -8,6 +8,7 @@ from http_api.console.pages.keys import KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
 from http_api.console.pages.playground import PLAYGROUND_PATH, PlaygroundPages
 from http_api.console.pages.sign_in import SignInPages
+from http_api.console.pages.status import StatusPages
 from http_api.console.pages.wallet import WALLET_PATH, WalletDoors, WalletPages
 from http_api.console.security import security_headers
 from http_api.console.serving import Console
@@ -18,6 +19,7 @@ from http_api.table import Endpoints
 from mcp_gateway.core.hosts import path_of
 from mcp_gateway.core.identity.people import People
 from mcp_gateway.core.identity.sign_in import Registration
+from mcp_gateway.core.lifecycle import Lifecycle
 
 _MENU = (
     MenuItem(KEYS_PATH, "API keys"),
@@ -39,6 +41,10 @@ class ConsoleParts:
     now_ms: Callable[[], int]
     base_url: str
     are_models_public: bool
+    is_status_public: bool
+    lifecycle: Lifecycle
+    is_shared: Callable[[str], bool]
+    """Of which addresses many readers may come."""
     takes_passwords: bool
     payment_pages: tuple[str, ...]
     """The origins at which forms of the wallet end."""
@@ -70,6 +76,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         ).rows(console),
         *PlaygroundPages(run.models, base_url=parts.base_url).rows(console),
         *ConnectPages(run.keys, run.models, base_url=parts.base_url).rows(console),
+        *(StatusPages(run.status, parts.lifecycle, parts.is_shared).rows(console) if parts.is_status_public else ()),
         console.file(STATIC_PATH, files.get),
         console.unknown(),
     ]

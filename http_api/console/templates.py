@@ -76,7 +76,12 @@ class Templates:
         everywhere = {"viewer": viewer, "path": scope["path"], "theme": _theme_in(scope)}
         if part is None:
             return template.render(everywhere | dict(values))
-        return "".join(template.blocks[part](template.new_context(everywhere | dict(values))))
+        return self.write_part(name, everywhere | dict(values), part)
+
+    def write_part(self, name: str, values: Mapping[str, Any], part: str) -> str:
+        """One block of a page, with these values alone."""
+        template = self._environment.get_template(name)
+        return "".join(template.blocks[part](template.new_context(dict(values))))
 
 
 def theme_cookie(theme: str) -> tuple[bytes, bytes]:

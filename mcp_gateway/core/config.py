@@ -970,7 +970,7 @@ class Settings(Section):
     public_models: bool = True
     """Tell everybody the models, guests or not (GET /models, /models/{id}); false: only holders of a key, MCP too."""
     public_stats: Literal["full", "status", "off"] = "full"
-    """What GET /stats tells: the models and the last day's traffic; status and incident alone; nothing (404)."""
+    """What GET /stats and /status tell: models and traffic too; state and incident alone; nothing (404)."""
     publish_discovered: bool = False
     """Publish, free of charge, models that a backend lists and no entry in `models` names, while none has a price."""
     enable_vision: bool = False

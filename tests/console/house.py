@@ -8,8 +8,13 @@ from typing import Any
 
 from playwright.async_api import Browser
 
+from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.identity.passwords import Passwords
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.observe.status_board import ComponentState, NoteMinute
+from mcp_gateway.core.service_notice import TellIncident
 from tests.console.browser import Watched, chromium
+from tests.databases import store_of
 from tests.serving import Door, open_door
 
 PASSWORD = "a quiet river in May"
@@ -55,5 +60,18 @@ async def open_house(data_dir: Path, prefix: str = "", **settings: Any) -> Async
         await door.gateway.keys.create(account_id, name="<script>alert(1)</script>", is_test=True)
         await door.gateway.ledger.credit(account_id, 25_000_000_000, "pi_of_tests")
         await door.gateway.ledger.grant(account_id, 1_500_000_000, "welcome", expires_at_ms=4_000_000_000_000)
+        await _give_a_past(door)
         yield House(door, browser, email, account_id, prefix)
         await door.nothing_is_left()
+
+
+async def _give_a_past(door: Door) -> None:
+    """To the status page: good and bad days, and incidents that were told."""
+    board, store, today = door.gateway.board, store_of(door.gateway), now_ms() // DAY_MS
+    for one in board.components():
+        for ago in (*range(1, 40), 60, 61):
+            state: ComponentState = "down" if ago in (3, 60) else "degraded" if ago in (9, 10) else "operational"
+            await store.write(NoteMinute(today - ago, ((one.id, state),), 0))
+    await board.restore()
+    for text in ("Answers are slow.", "A disk is changed; answers stay slow for an hour.", None, "A model is missing."):
+        await store.write(TellIncident(text))

@@ -16,6 +16,7 @@ from tests.console.house import House, open_house
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 OPEN = ["/console/sign-in", "/console/register", "/console/password?token=x", "/console/nowhere", "/console/models"]
+OPEN += ["/status"]
 SIGNED_IN = [
     "/console/keys",
     "/console/keys/new",
@@ -55,7 +56,7 @@ async def test_every_page_is_looked_at(house: House) -> None:
     """All that is read by GET, but where another is led to."""
     rows = pages_in(house.door.gateway, house.door.mcp_door, base_url=house.door.url)
     pages = {row.path for row in rows if row.method == "GET" and "static" not in row.path} - {"/console", "/console/"}
-    pages -= {path for path in pages if path.endswith((".csv", ".json", "/ledger"))}
+    pages -= {path for path in pages if path.endswith((".csv", ".json", "/ledger", "/live"))}
     looked_at = {path.partition("?")[0] for path in (*OPEN, *SIGNED_IN)}
     assert {
         re.sub(r"{(\w+)}", lambda name: "MONTH" if name[1] == "month" else "KEY", path) for path in pages

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.engine import Engine, Read, Scan, Write
@@ -39,61 +40,58 @@ class CreateAccount(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class ChangeAccount(Write[bool]):
-    """Several changes of one account, in their order; False, and none of them, where there is no such account."""
+    """Several changes of one account, in their order; False, and none of them, where there is no such account.
+
+    Those that follow here are parts of it.
+    """
 
     account_id: str
-    changes: tuple[Write[bool], ...]
+    changes: tuple[Write[Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RenameAccount(Write[bool]):
-    """False where there is no such account, or that is its name."""
+    """Whether that is another name."""
 
     account_id: str
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class SetAccountActive(Write[bool]):
-    """False where there is no such account."""
-
+class SetAccountActive(Write[None]):
     account_id: str
     is_active: bool
 
 
 @dataclass(frozen=True, slots=True)
-class SetAccountLimits(Write[bool]):
-    """Those that are given, by name; False where there is no such account."""
+class SetAccountLimits(Write[None]):
+    """Those that are given, by name."""
 
     account_id: str
     limits: Mapping[str, Limit]
 
 
 @dataclass(frozen=True, slots=True)
-class SetAccountMargin(Write[bool]):
-    """In hundredths of a percent; False where there is no such account."""
+class SetAccountMargin(Write[None]):
+    """In hundredths of a percent."""
 
     account_id: str
     margin: int
 
 
 @dataclass(frozen=True, slots=True)
-class LetAccountProxy(Write[bool]):
-    """False where there is no such account."""
-
+class LetAccountProxy(Write[None]):
     account_id: str
     is_let: bool
 
 
 @dataclass(frozen=True, slots=True)
-class AttributeAccount(Write[bool]):
-    """False where there is no such account."""
-
+class AttributeAccount(Write[None]):
     account_id: str
     is_attributed: bool
 
 
-_NOT_OF_GUESTS: dict[type[Write[bool]], str] = {
+_NOT_OF_GUESTS: dict[type[Write[Any]], str] = {
     RenameAccount: "The guests' account keeps its name.",
     SetAccountLimits: "What guests may use is set in the configuration, under [guests].",
     SetAccountMargin: "Guests pay nothing.",
@@ -164,7 +162,7 @@ class Accounts:
         may_proxy: bool | None = None,
         is_attributed: bool | None = None,
         is_active: bool | None = None,
-        and_then: Sequence[Write[bool]] = (),
+        and_then: Sequence[Write[Any]] = (),
     ) -> None:
         """Change what is given, of the limits those that are, and behind that `and_then`: all of it, or nothing.
 
@@ -172,7 +170,7 @@ class Accounts:
         account that is not active is refused. Raises GatewayError `not_found`; `conflict` for what the guests' account
         cannot be given; `invalid_value` for a name that is no line of text, or empty.
         """
-        changes: list[Write[bool]] = []
+        changes: list[Write[Any]] = []
         if name is not None:
             changes.append(RenameAccount(account_id, _checked_name(name)))
         if limits:
@@ -191,7 +189,7 @@ class Accounts:
             raise _unknown(account_id)
 
 
-def _check_guests(changes: Sequence[Write[bool]]) -> None:
+def _check_guests(changes: Sequence[Write[Any]]) -> None:
     for change in changes:
         if type(change) in _NOT_OF_GUESTS:
             raise GatewayError("conflict", _NOT_OF_GUESTS[type(change)])

@@ -83,50 +83,38 @@ def _rename(transaction: Transaction, write: RenameAccount) -> bool:
     return bool(transaction.execute(renamed, (write.name, write.account_id)))
 
 
-def _set_active(transaction: Transaction, write: SetAccountActive) -> bool:
-    changed = transaction.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (write.is_active, write.account_id))
-    if changed:
-        note_change(transaction, write.account_id)
-        if write.is_active:
-            begin_if_low(transaction, write.account_id)
-    return bool(changed)
+def _set_active(transaction: Transaction, write: SetAccountActive) -> None:
+    transaction.execute("UPDATE accounts SET is_active = ? WHERE id = ?", (write.is_active, write.account_id))
+    note_change(transaction, write.account_id)
+    if write.is_active:
+        begin_if_low(transaction, write.account_id)
 
 
-def _set_limits(transaction: Transaction, write: SetAccountLimits) -> bool:
-    changed = set_limits(transaction, "accounts", write.account_id, write.limits)
-    if changed:
-        note_change(transaction, LIMITS_OF + write.account_id)
-    return bool(changed)
+def _set_limits(transaction: Transaction, write: SetAccountLimits) -> None:
+    set_limits(transaction, "accounts", write.account_id, write.limits)
+    note_change(transaction, LIMITS_OF + write.account_id)
 
 
-def _set_margin(transaction: Transaction, write: SetAccountMargin) -> bool:
+def _set_margin(transaction: Transaction, write: SetAccountMargin) -> None:
     """Noted as limits are: both are what a key's caller is made with."""
-    sql = (
-        "INSERT INTO account_margins SELECT id, ? FROM accounts WHERE id = ? "
-        "ON CONFLICT (account_id) DO UPDATE SET margin = excluded.margin"
-    )
-    changed = transaction.execute(sql, (write.margin, write.account_id))
-    if changed:
-        note_change(transaction, LIMITS_OF + write.account_id)
-    return bool(changed)
+    sql = "INSERT INTO account_margins VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET margin = excluded.margin"
+    transaction.execute(sql, (write.account_id, write.margin))
+    note_change(transaction, LIMITS_OF + write.account_id)
 
 
-def _let_proxy(transaction: Transaction, write: LetAccountProxy) -> bool:
-    return _list_in(transaction, "proxying_accounts", write.account_id, is_listed=write.is_let)
+def _let_proxy(transaction: Transaction, write: LetAccountProxy) -> None:
+    _list_in(transaction, "proxying_accounts", write.account_id, is_listed=write.is_let)
 
 
-def _attribute(transaction: Transaction, write: AttributeAccount) -> bool:
-    return _list_in(transaction, "attributing_accounts", write.account_id, is_listed=write.is_attributed)
+def _attribute(transaction: Transaction, write: AttributeAccount) -> None:
+    _list_in(transaction, "attributing_accounts", write.account_id, is_listed=write.is_attributed)
 
 
-def _list_in(transaction: Transaction, table: str, account_id: str, *, is_listed: bool) -> bool:
+def _list_in(transaction: Transaction, table: str, account_id: str, *, is_listed: bool) -> None:
     """Have an account in a table of those that something is said of, or not; noted as limits are."""
-    if transaction.first("SELECT 1 FROM accounts WHERE id = ?", (account_id,)) is None:
-        return False
     put = f"INSERT INTO {table} VALUES (?) ON CONFLICT DO NOTHING"
     transaction.execute(put if is_listed else f"DELETE FROM {table} WHERE account_id = ?", (account_id,))
     note_change(transaction, LIMITS_OF + account_id)
-    return True
 
 
 def stop_sharing(transaction: Transaction, account_id: str) -> None:

@@ -41,6 +41,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_status.py",
                 "tests/console/test_status.py",
             ],
+            "Administrators see all accounts, change them and enter money on pages that are not there for others, and the audit log has each change.": [
+                "tests/doors/test_console_admin.py",
+            ],
             "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
                 "tests/console/test_prefix.py",

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from http_api.console.pages.admin_accounts import ACCOUNTS_PATH, AccountPages
+from http_api.console.pages.admin_audit import AUDIT_PATH, AuditPages
 from http_api.console.pages.connect import CONNECT_PATH, ConnectPages
 from http_api.console.pages.keys import KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
@@ -28,7 +30,10 @@ _MENU = (
     MenuItem(PLAYGROUND_PATH, "Playground"),
     MenuItem(CONNECT_PATH, "Connect"),
 )
-_ADMIN_MENU: tuple[MenuItem, ...] = ()
+_ADMIN_MENU = (
+    MenuItem(ACCOUNTS_PATH, "Accounts"),
+    MenuItem(AUDIT_PATH, "Audit log"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,8 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         *PlaygroundPages(run.models, base_url=parts.base_url).rows(console),
         *ConnectPages(run.keys, run.models, base_url=parts.base_url).rows(console),
         *(StatusPages(run.status, parts.lifecycle, parts.is_shared).rows(console) if parts.is_status_public else ()),
+        *AccountPages(run.admin).rows(console),
+        *AuditPages(run.admin.audit).rows(console),
         console.file(STATIC_PATH, files.get),
         console.unknown(),
     ]

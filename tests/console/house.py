@@ -56,6 +56,7 @@ async def open_house(data_dir: Path, prefix: str = "", **settings: Any) -> Async
             email, PASSWORD, secret=None, counted_as="tests", agent="tests", address="127.0.0.1"
         )
         account_id = signed.person.account_id
+        await sign_in.people.change(signed.person.id, role=None, is_administrator=True)
         await door.gateway.keys.create(account_id, name="the laptop")
         await door.gateway.keys.create(account_id, name="<script>alert(1)</script>", is_test=True)
         await door.gateway.ledger.credit(account_id, 25_000_000_000, "pi_of_tests")

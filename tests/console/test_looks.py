@@ -24,6 +24,9 @@ SIGNED_IN = [
     "/console/playground",
     "/console/connect",
     "/console/connect/KEY",
+    "/console/admin/accounts",
+    "/console/admin/accounts/ACCOUNT",
+    "/console/admin/audit",
     "/console/wallet",
     "/console/wallet?after=txn_0",
     "/console/wallet/webhook",
@@ -46,7 +49,8 @@ async def test_every_page_is_clean_in_every_look(house: House, look: str) -> Non
             faults += await seen(watched, path, look)
         await house.sign_in(watched)
         for path in SIGNED_IN:
-            here = path.replace("KEY", await a_key(house)).replace("MONTH", f"{datetime.now(UTC):%Y-%m}")
+            here = path.replace("KEY", await a_key(house)).replace("ACCOUNT", house.account_id)
+            here = here.replace("MONTH", f"{datetime.now(UTC):%Y-%m}")
             await watched.page.goto(here)
             faults += await seen(watched, path, look)
         assert faults == []
@@ -56,11 +60,10 @@ async def test_every_page_is_looked_at(house: House) -> None:
     """All that is read by GET, but where another is led to."""
     rows = pages_in(house.door.gateway, house.door.mcp_door, base_url=house.door.url)
     pages = {row.path for row in rows if row.method == "GET" and "static" not in row.path} - {"/console", "/console/"}
-    pages -= {path for path in pages if path.endswith((".csv", ".json", "/ledger", "/live"))}
+    pages -= {path for path in pages if path.endswith((".csv", ".json", ".jsonl", "/ledger", "/live"))}
     looked_at = {path.partition("?")[0] for path in (*OPEN, *SIGNED_IN)}
-    assert {
-        re.sub(r"{(\w+)}", lambda name: "MONTH" if name[1] == "month" else "KEY", path) for path in pages
-    } <= looked_at
+    names = {"{month}": "MONTH", "{account_id}": "ACCOUNT", "{key_id}": "KEY"}
+    assert {re.sub(r"{\w+}", lambda name: names[name[0]], path) for path in pages} <= looked_at
 
 
 async def seen(watched: Watched, path: str, look: str) -> list[str]:

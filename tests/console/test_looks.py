@@ -49,8 +49,7 @@ async def test_every_page_is_clean_in_every_look(house: House, look: str) -> Non
             faults += await seen(watched, path, look)
         await house.sign_in(watched)
         for path in SIGNED_IN:
-            here = path.replace("KEY", await a_key(house)).replace("ACCOUNT", house.account_id)
-            here = here.replace("MONTH", f"{datetime.now(UTC):%Y-%m}")
+            here = await address_of(house, path)
             await watched.page.goto(here)
             faults += await seen(watched, path, look)
         assert faults == []
@@ -73,6 +72,12 @@ async def seen(watched: Watched, path: str, look: str) -> list[str]:
     found = [f"{path}: {fault}" for fault in await watched.faults()]
     watched.complaints.clear()
     return [fault for fault in found if not (path.endswith("nowhere") and "404" in fault)]
+
+
+async def address_of(house: House, path: str) -> str:
+    """A page's path with what there is in place of what it names."""
+    named = path.replace("KEY", await a_key(house)).replace("ACCOUNT", house.account_id)
+    return named.replace("MONTH", f"{datetime.now(UTC):%Y-%m}")
 
 
 async def a_key(house: House) -> str:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from playwright.async_api import expect
 
 from tests.console.browser import LOOKS, Watched, watched_page
-from tests.console.house import House, open_house
+from tests.console.house import PASSWORD, House, open_house
 from tests.replaying import Asked, ReplayingBackend, events, stream
 from tests.serving import FREE, PRICED, bearer
 
@@ -31,8 +31,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple
             yield house, backend
 
 
-async def opened(house: House, watched: Watched, model: str = "free/tiny") -> None:
-    await house.sign_in(watched)
+async def opened(house: House, watched: Watched, model: str = "free/tiny", email: str | None = None) -> None:
+    await house.sign_in(watched, email)
     await watched.page.goto(f"{house.prefix}/console/playground?model={model}")
 
 
@@ -103,8 +103,11 @@ async def test_a_refusal_is_shown_with_what_helps_and_what_was_typed_stays(
 ) -> None:
     house, backend = stage
     backend.answer_with()
+    poor = "without-money@example.com"
+    here = {"counted_as": "tests", "agent": "tests", "address": "127.0.0.1"}
+    await house.door.gateway.sign_in.register(poor, PASSWORD, secret=None, **here)
     async with watched_page(house.browser, house.door.url) as watched:
-        await opened(house, watched, "priced/tiny")
+        await opened(house, watched, "priced/tiny", poor)
         await ask(watched, "For money")
         trouble = watched.page.get_by_role("alert")
         await expect(trouble.get_by_role("link", name="Pay into the wallet")).to_have_attribute(

@@ -8,7 +8,7 @@ from playwright.async_api import expect
 
 from tests.console.browser import watched_page
 from tests.console.house import House, open_house
-from tests.console.test_looks import OPEN, SIGNED_IN, a_key
+from tests.console.test_looks import OPEN, SIGNED_IN, address_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 PREFIX = "/llm/gw"
@@ -27,7 +27,7 @@ async def test_every_page_is_whole_and_leads_to_nowhere_outside_of_the_path(hous
         await page.wait_for_url("**/console/sign-in?next=%2Fconsole%2Fkeys")
         await house.sign_in(watched)
         for path in (*OPEN, *SIGNED_IN):
-            await page.goto(PREFIX + path.replace("KEY", await a_key(house)))
+            await page.goto(PREFIX + await address_of(house, path))
             targets = await page.evaluate(
                 "[...document.querySelectorAll('a[href], form[action], link[href], script[src]')]"
                 ".map(one => one.getAttribute('href') ?? one.getAttribute('action') ?? one.getAttribute('src'))"

@@ -44,6 +44,9 @@ AREAS: dict[str, Area] = {
             "Administrators see all accounts, change them and enter money on pages that are not there for others, and the audit log has each change.": [
                 "tests/doors/test_console_admin.py",
             ],
+            "People see where they are signed in and end it, owners invite by links that are told once, and nobody is deleted without typing who they are.": [
+                "tests/doors/test_console_account.py",
+            ],
             "Every page is clean to a browser, its policy and axe, in light and dark, on a desk and on a telephone, below a path, and from the wheel.": [
                 "tests/console/test_looks.py",
                 "tests/console/test_prefix.py",

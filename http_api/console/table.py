@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from http_api.console.pages.account import ACCOUNT_PATH, OwnAccountPages
 from http_api.console.pages.admin_accounts import ACCOUNTS_PATH, AccountPages
 from http_api.console.pages.admin_audit import AUDIT_PATH, AuditPages
 from http_api.console.pages.connect import CONNECT_PATH, ConnectPages
@@ -29,6 +30,7 @@ _MENU = (
     MenuItem(WALLET_PATH, "Wallet"),
     MenuItem(PLAYGROUND_PATH, "Playground"),
     MenuItem(CONNECT_PATH, "Connect"),
+    MenuItem(ACCOUNT_PATH, "Account"),
 )
 _ADMIN_MENU = (
     MenuItem(ACCOUNTS_PATH, "Accounts"),
@@ -84,6 +86,9 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         *(StatusPages(run.status, parts.lifecycle, parts.is_shared).rows(console) if parts.is_status_public else ()),
         *AccountPages(run.admin).rows(console),
         *AuditPages(run.admin.audit).rows(console),
+        *OwnAccountPages(
+            run.people, run.attribution, base_url=parts.base_url, takes_passwords=parts.takes_passwords
+        ).rows(console),
         console.file(STATIC_PATH, files.get),
         console.unknown(),
     ]

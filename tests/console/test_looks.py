@@ -31,6 +31,7 @@ SIGNED_IN = [
     "/console/wallet?after=txn_0",
     "/console/wallet/webhook",
     "/console/wallet/statements/MONTH",
+    "/console/account",
 ]
 
 

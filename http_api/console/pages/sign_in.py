@@ -74,7 +74,7 @@ class SignInPages:
         try:
             signed = await self._people.login(asking(asked, asked.body.as_body(LoginBody)))
         except GatewayError as error:
-            return _wrong("sign_in.html", self._values(going_on, asked.body), error)
+            return wrong("sign_in.html", self._values(going_on, asked.body), error)
         return SeeOther(local_path(going_on, HOME), signed.headers)
 
     async def leave(self, asked: AskedPage) -> SeeOther:
@@ -89,7 +89,7 @@ class SignInPages:
         try:
             signed = await self._people.register(asking(asked, asked.body.as_body(RegisterBody)))
         except GatewayError as error:
-            return _wrong("register.html", self._values(HOME, asked.body), error)
+            return wrong("register.html", self._values(HOME, asked.body), error)
         return SeeOther(HOME, signed.headers)
 
     async def show_password(self, asked: Asked[TokenQuery, Form]) -> Shown:
@@ -100,7 +100,7 @@ class SignInPages:
         try:
             await self._people.password(asking(asked, asked.body.as_body(PasswordBody)))
         except GatewayError as error:
-            return _wrong("password.html", {"typed": asked.body, "is_done": False}, error)
+            return wrong("password.html", {"typed": asked.body, "is_done": False}, error)
         return Shown("password.html", {"typed": Form(), "error": None, "is_done": True})
 
     def _values(self, going_on: str, typed: Form) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class SignInPages:
         }
 
 
-def _wrong(template: str, values: dict[str, Any], error: GatewayError) -> Shown:
+def wrong(template: str, values: dict[str, Any], error: GatewayError) -> Shown:
     """A credential that is wrong is told in the form, where it is typed again."""
     if error.code == "invalid_credentials":
         return Shown(template, {**values, "error": error}, status=error.status)

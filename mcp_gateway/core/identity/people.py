@@ -430,12 +430,12 @@ def guests_alone() -> GatewayError:
 
 
 def last_owner() -> GatewayError:
-    message = "Nobody else who may sign in owns this account: say with `even_last` that nobody is to."
+    message = "Nobody else who may sign in owns this account: `even_last` (`--even-last`) says that nobody is to."
     return GatewayError("conflict", message, param="even_last")
 
 
 def last_administrator() -> GatewayError:
-    message = "No other user who may sign in is an administrator: say with `even_last` that none is to be."
+    message = "No other user who may sign in is an administrator: `even_last` (`--even-last`) says that none is to be."
     return GatewayError("conflict", message, param="even_last")
 
 

@@ -22,6 +22,10 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console.py",
                 "tests/test_console_values.py",
             ],
+            "Bars, cards, files and the API tell one sum, and requests are told by what is kept of them alone.": [
+                "tests/doors/test_console_usage.py",
+                "tests/test_console_chart.py",
+            ],
             "The list of models is the API's, with exact prices, and a model without one is shown as free, never as 0.": [
                 "tests/doors/test_console_models.py",
             ],

@@ -10,8 +10,10 @@ from http_api.console.pages.connect import CONNECT_PATH, ConnectPages
 from http_api.console.pages.keys import KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
 from http_api.console.pages.playground import PLAYGROUND_PATH, PlaygroundPages
+from http_api.console.pages.requests import REQUESTS_PATH, RequestPages
 from http_api.console.pages.sign_in import SignInPages
 from http_api.console.pages.status import StatusPages
+from http_api.console.pages.usage import USAGE_PATH, UsagePages
 from http_api.console.pages.wallet import WALLET_PATH, WalletDoors, WalletPages
 from http_api.console.security import security_headers
 from http_api.console.serving import Console
@@ -27,6 +29,8 @@ from mcp_gateway.core.lifecycle import Lifecycle
 _MENU = (
     MenuItem(KEYS_PATH, "API keys"),
     MenuItem(MODELS_PATH, "Models"),
+    MenuItem(USAGE_PATH, "Usage"),
+    MenuItem(REQUESTS_PATH, "Requests"),
     MenuItem(WALLET_PATH, "Wallet"),
     MenuItem(PLAYGROUND_PATH, "Playground"),
     MenuItem(CONNECT_PATH, "Connect"),
@@ -76,6 +80,8 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         ).rows(console),
         *keys.rows(console),
         *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
+        *UsagePages(run.usage, run.keys, parts.now_ms).rows(console),
+        *RequestPages(run.requests, run.keys).rows(console),
         *WalletPages(
             WalletDoors(run.billing, run.statements, run.topups, run.auto_topups, run.webhooks),
             parts.now_ms,

@@ -49,3 +49,13 @@ def moment(at_s: int | None, otherwise: str = "never") -> Markup:
 def limit(number: int | None) -> str:
     """A limit that may be none."""
     return "no limit" if number is None else f"{number:,}"
+
+
+def dollars(usd: Decimal) -> str:
+    """An amount as plain text, exact where it is small."""
+    return f"${usd:,.2f}" if usd == 0 or abs(usd) >= 1 else f"${usd.normalize():f}"
+
+
+def counted(number: Decimal) -> str:
+    """A count as plain text."""
+    return f"{number.normalize():,f}"

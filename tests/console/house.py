@@ -28,6 +28,7 @@ class House:
     browser: Browser
     email: str
     account_id: str
+    request_id: str
     prefix: str = ""
 
     async def sign_in(self, watched: Watched, email: str | None = None) -> None:
@@ -57,12 +58,14 @@ async def open_house(data_dir: Path, prefix: str = "", **settings: Any) -> Async
         )
         account_id = signed.person.account_id
         await sign_in.people.change(signed.person.id, role=None, is_administrator=True)
-        await door.gateway.keys.create(account_id, name="the laptop")
+        _, raw = await door.gateway.keys.create(account_id, name="the laptop")
         await door.gateway.keys.create(account_id, name="<script>alert(1)</script>", is_test=True)
         await door.gateway.ledger.credit(account_id, 25_000_000_000, "pi_of_tests")
         await door.gateway.ledger.grant(account_id, 1_500_000_000, "welcome", expires_at_ms=4_000_000_000_000)
         await _give_a_past(door)
-        yield House(door, browser, email, account_id, prefix)
+        answers = [await door.chat(raw, model=model) for model in ("demo/echo", "demo/echo", "no/such")]
+        request_id = answers[0].headers["x-request-id"]
+        yield House(door, browser, email, account_id, request_id, prefix)
         await door.nothing_is_left()
 
 

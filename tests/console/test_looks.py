@@ -21,6 +21,9 @@ SIGNED_IN = [
     "/console/keys",
     "/console/keys/new",
     "/console/keys/KEY",
+    "/console/usage?range=24h&show=requests",
+    "/console/requests",
+    "/console/requests/REQUEST",
     "/console/playground",
     "/console/connect",
     "/console/connect/KEY",
@@ -60,9 +63,9 @@ async def test_every_page_is_looked_at(house: House) -> None:
     """All that is read by GET, but where another is led to."""
     rows = pages_in(house.door.gateway, house.door.mcp_door, base_url=house.door.url)
     pages = {row.path for row in rows if row.method == "GET" and "static" not in row.path} - {"/console", "/console/"}
-    pages -= {path for path in pages if path.endswith((".csv", ".json", ".jsonl", "/ledger", "/live"))}
+    pages -= {path for path in pages if path.endswith((".csv", ".json", ".jsonl", "/ledger", "/live", "/export"))}
     looked_at = {path.partition("?")[0] for path in (*OPEN, *SIGNED_IN)}
-    names = {"{month}": "MONTH", "{account_id}": "ACCOUNT", "{key_id}": "KEY"}
+    names = {"{month}": "MONTH", "{account_id}": "ACCOUNT", "{key_id}": "KEY", "{request_id}": "REQUEST"}
     assert {re.sub(r"{\w+}", lambda name: names[name[0]], path) for path in pages} <= looked_at
 
 
@@ -78,7 +81,7 @@ async def seen(watched: Watched, path: str, look: str) -> list[str]:
 async def address_of(house: House, path: str) -> str:
     """A page's path with what there is in place of what it names."""
     named = path.replace("KEY", await a_key(house)).replace("ACCOUNT", house.account_id)
-    return named.replace("MONTH", f"{datetime.now(UTC):%Y-%m}")
+    return named.replace("MONTH", f"{datetime.now(UTC):%Y-%m}").replace("REQUEST", house.request_id)
 
 
 async def a_key(house: House) -> str:

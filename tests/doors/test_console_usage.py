@@ -1,0 +1,132 @@
+"""Usage and requests on pages of the console: the sums of bars, cards, files and the API are one, and links lead on."""
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from html import unescape
+from typing import Any, NamedTuple
+
+import orjson
+import pytest
+import pytest_asyncio
+
+from tests.serving import FREE, PRICED, Door, open_door
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+MODELS = [FREE | {"backend_model": "demo/echo"}, PRICED | {"backend_model": "demo/echo"}]
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Account(NamedTuple):
+    door: Door
+    token: str
+    key_id: str
+
+    async def page(self, path: str, status: int = 200, *, is_part: bool = False) -> str:
+        sent = {"authorization": f"Bearer {self.token}"} | ({"x-part": "1"} if is_part else {})
+        answer = await self.door.http.get(path, headers=sent)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def holder(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Account]:
+    """With three requests that were paid, two that were free, and one that was refused."""
+    async with open_door(tmp_path_factory.mktemp("usage"), models=MODELS) as door:
+        account_id = await door.account("5")
+        key, raw = await door.gateway.keys.create(account_id, name=HOSTILE)
+        for model in (PRICED["id"],) * 3 + (FREE["id"],) * 2 + ("none/such",):
+            await door.chat(raw, model=model)
+        yield Account(door, await door.person(account_id), key.id)
+        await door.nothing_is_left()
+
+
+def card(page: str, name: str) -> Decimal:
+    return Decimal(re.findall(rf'<dt>{name}</dt><dd><data value="([^"]+)"', page)[0])
+
+
+def bars(page: str) -> Decimal:
+    """What the bars add up to, as they are read out."""
+    tips = (unescape(tip) for tip in re.findall(r'data-tip="([^"]+)"', page))
+    return sum((Decimal(re.findall(r"total \$?([\d.,]+)", tip)[0].replace(",", "")) for tip in tips), Decimal(0))
+
+
+@pytest.mark.parametrize("by", ["model", "key", "surface", "status"])
+async def test_bars_cards_files_and_the_api_tell_one_sum(holder: Account, by: str) -> None:
+    told = orjson.loads(await holder.page("/v1/usage"))["totals"]
+    for span in ("24h", "7d", "month"):
+        page = await holder.page(f"/console/usage?range={span}&by={by}&show=cost")
+        assert card(page, "Cost") == bars(page) == Decimal(told["cost_usd"]) > 0
+        assert card(page, "Requests") == told["requests"]
+        assert bars(await holder.page(f"/console/usage?range={span}&by={by}&show=requests")) == told["requests"]
+        assert bars(await holder.page(f"/console/usage?range={span}&by={by}&show=tokens")) == told["total_tokens"]
+        rows = list(
+            csv.DictReader(io.StringIO(await holder.page(f"/console/usage/export?range={span}&by={by}&format=csv")))
+        )
+        assert sum(Decimal(row["cost_usd"]) for row in rows) == Decimal(told["cost_usd"])
+        lines = (await holder.page(f"/console/usage/export?range={span}&by={by}&format=jsonl")).splitlines()
+        assert sum(orjson.loads(line)["requests"] for line in lines) == told["requests"]
+
+
+async def test_errors_are_those_of_the_requests(holder: Account) -> None:
+    page = await holder.page("/console/usage?show=errors&range=7d")
+    assert card(page, "Errors") == bars(page) == 1
+
+
+async def test_keys_are_told_by_their_names_as_text(holder: Account) -> None:
+    page = await holder.page("/console/usage?by=key")
+    assert HOSTILE not in page
+    assert HOSTILE in unescape(page)
+    assert f"key={holder.key_id}" in page
+
+
+async def test_an_empty_time_says_so_and_a_wrong_one_says_what_to_change(holder: Account) -> None:
+    assert "Nothing was asked for" in await holder.page("/console/usage?since=2001-01-01&until=2001-01-31")
+    assert "takes a date" in await holder.page("/console/usage?since=yesterday", 400)
+    assert "later than" in await holder.page("/console/usage?since=2001-02-01&until=2001-01-01", 400)
+    assert "days or fewer" in await holder.page("/console/usage?since=2001-01-01&until=2009-01-01", 400)
+
+
+async def test_a_script_is_given_the_part_that_changes(holder: Account) -> None:
+    page = await holder.page("/console/usage?show=tokens", is_part=True)
+    assert page.strip().startswith('<div id="usage">')
+
+
+async def test_requests_are_listed_filtered_and_told_one_by_one(holder: Account) -> None:
+    page = await holder.page("/console/requests")
+    ids = re.findall(r"/console/requests/(req_\w+)", page)
+    assert len(ids) == 6
+    assert HOSTILE not in page
+    assert "model_not_found" in page
+    of_one = await holder.page(f"/console/requests?model={PRICED['id']}&status=200&key={holder.key_id}")
+    assert len(re.findall(r"/console/requests/(req_\w+)", of_one)) == 3
+    request = await holder.page(f"/console/requests/{ids[0]}")
+    assert ids[0] in request
+    await holder.page("/console/requests/req_none", 404)
+
+
+async def test_a_list_goes_on_behind_its_last_row_with_the_same_filter(holder: Account) -> None:
+    page = await holder.page("/console/requests?limit=4&status=200")
+    older = unescape(re.findall(r'href="([^"]+)" rel="next"', page)[0])
+    assert "status=200" in older
+    rest = await holder.page(f"/console/requests{older}")
+    first, second = (set(re.findall(r"/console/requests/(req_\w+)", text)) for text in (page, rest))
+    assert (len(first), len(second), first & second) == (4, 1, set())
+
+
+async def test_the_file_has_what_the_filter_has(holder: Account) -> None:
+    text = await holder.page(f"/console/requests/export?model={PRICED['id']}&format=csv")
+    assert len(list(csv.DictReader(io.StringIO(text)))) == 3
+    await holder.page("/console/requests/export", 400)
+
+
+async def test_what_is_not_one_s_own_is_not_there(holder: Account) -> None:
+    stranger = holder._replace(token=await holder.door.person())
+    page = await holder.page("/console/requests")
+    (request_id, *_) = re.findall(r"/console/requests/(req_\w+)", page)
+    await stranger.page(f"/console/requests/{request_id}", 404)
+    assert "req_" not in re.sub(r"<header.*?</header>", "", await stranger.page("/console/requests"))
+    told: Any = card(await stranger.page("/console/usage"), "Requests")
+    assert told == 0

@@ -76,6 +76,8 @@ def test_a_password_that_may_not_be_is_refused_and_nobody_is_made(data_dir: Path
     [
         (("create", "no address"), "no e-mail address"),
         (("create", "b@example.com", "--role", "king"), "--role takes"),
+        (("create", "b@example.com", "--role", "viewer"), "A new account needs an owner"),
+        (("invite", "--role", "member"), "A new account needs an owner"),
         (("create", "b@example.com", "--account", "acc_none"), "no account"),
         (("create", "ANN@example.com"), "already"),
         (("invite", "ann@example.com"), "already"),
@@ -105,8 +107,8 @@ def test_an_account_has_several_users_and_each_a_role(data_dir: Path) -> None:
 
 
 def test_an_invitation_says_for_whom_it_is_and_is_shown_once(data_dir: Path) -> None:
-    invitation = told("users", "invite", "Bob@example.com", "--role", "member")
-    assert (invitation["email"], invitation["role"]) == ("bob@example.com", "member")
+    invitation = told("users", "invite", "Bob@example.com")
+    assert (invitation["email"], invitation["role"]) == ("bob@example.com", "owner")
     assert made("users", "invite").startswith("gw_invite_")
     assert invitation["token"].encode() not in (data_dir / DATABASE).read_bytes()
     made("users", "invite", "bob@example.com")

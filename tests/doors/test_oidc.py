@@ -361,7 +361,9 @@ class TestLinks:
     async def test_who_is_known_by_a_verified_address_comes_in_and_stays_the_same(
         self, by_email: Door, fake: FakeIssuer
     ) -> None:
-        known = await by_email.gateway.sign_in.people.create("ann@example.com", password_hash=None, role="member")
+        known = await by_email.gateway.sign_in.people.create(
+            "ann@example.com", password_hash=None, account_id=await by_email.account(), role="member"
+        )
         assert await refusal(by_email, fake.token(OURS, email="ann@example.com")) == (403, "registration_closed")
         verified = fake.token(OURS, email="ann@example.com", email_verified=True)
         told = await me(by_email, verified)

@@ -320,12 +320,14 @@ class People:
     ) -> Person:
         """A user, with a new account that is called like the e-mail where no other is named.
 
-        Raises as CreatePerson, and for a password `sign_in_elsewhere`.
+        Raises as CreatePerson, for a password `sign_in_elsewhere`, and `invalid_value` for a new account without an
+        owner.
         """
         if password_hash is not None:
             self.check_have_passwords()
+        _check_owner(account_id, role)
         now_ms = self._now_ms()
-        account = account_id or Account(self._new_id("acc"), email, now_ms, True, OwnLimits())
+        account = Account(self._new_id("acc"), email, now_ms, True, OwnLimits()) if account_id is None else account_id
         secret_sha256 = None if secret is None else digest_of(secret)
         new = NewPerson(
             self._new_id("usr"), email, password_hash, account, role, is_administrator, now_ms, registered_from,
@@ -372,9 +374,10 @@ class People:
     ) -> ToldSecret:
         """A secret by which somebody registers once within a week, whatever the settings say of registration.
 
-        Raises as KeepSecret, and `sign_in_elsewhere`.
+        Raises as KeepSecret, `sign_in_elsewhere`, and `invalid_value` for a new account without an owner.
         """
         self.check_have_passwords()
+        _check_owner(account_id, role)
         told = await self._tell(
             "invitation", None, email, account_id, role, is_administrator=is_administrator, made_by=made_by
         )
@@ -418,6 +421,13 @@ class People:
             digest_of(raw), purpose, told.expires_at_ms, user_id, email, account_id, role, is_administrator, made_by
         )
         return told if await self._store.write(KeepSecret(kept, now_ms)) else None
+
+
+def _check_owner(account_id: str | None, role: Role) -> None:
+    """Whoever gets a new account owns it: nobody else could ever own it."""
+    if account_id is None and role != "owner":
+        message = f"A new account needs an owner: name the account in which this one is a {role}."
+        raise GatewayError("invalid_value", message, param="role")
 
 
 def unknown_user(name: str) -> GatewayError:

@@ -144,6 +144,18 @@ async def test_whoever_is_switched_off_is_no_last_one(people: People) -> None:
     assert (changed.role, changed.is_administrator, changed.is_active) == ("viewer", False, False)
 
 
+async def test_whoever_gets_a_new_account_owns_it(people: People) -> None:
+    with pytest.raises(GatewayError) as caught:
+        await people.create("ann@example.com", password_hash=None, role="viewer")
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "role")
+    with pytest.raises(GatewayError) as caught:
+        await people.invite("ann@example.com", role="member")
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "role")
+    with pytest.raises(GatewayError) as caught:
+        await people.create("ann@example.com", password_hash=None, account_id="")
+    assert caught.value.code == "not_found"
+
+
 async def test_a_secret_is_made_by_whoever_owns_an_account_or_runs_the_gateway_then(people: People) -> None:
     owner = await people.create("ann@example.com", password_hash=None)
     member = await people.create("bob@example.com", password_hash=None, account_id=owner.account_id, role="member")

@@ -22,6 +22,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console.py",
                 "tests/test_console_values.py",
             ],
+            "A newcomer registers, pays, calls by what the pages show, sees what it cost, and ends the key, in a browser alone.": [
+                "tests/console/test_journey.py",
+            ],
             "Bars, cards, files and the API tell one sum, and requests are told by what is kept of them alone.": [
                 "tests/doors/test_console_usage.py",
                 "tests/test_console_chart.py",

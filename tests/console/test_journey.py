@@ -36,7 +36,7 @@ async def test_a_newcomer_registers_pays_calls_and_sees_what_it_cost(
     async with watched_page(house.browser, house.door.url, accept_downloads=True) as watched:
         page = watched.page
         await page.goto("/console/")
-        await page.get_by_role("link", name="Register").click()
+        await page.get_by_role("link", name="Register", exact=True).click()
         await page.get_by_label("E-mail").fill(NEWCOMER)
         await page.get_by_label("Password").fill(PASSWORD)
         await page.get_by_role("button", name="Register").click()
@@ -49,7 +49,7 @@ async def test_a_newcomer_registers_pays_calls_and_sees_what_it_cost(
         await page.get_by_role("link", name="Done").click()
 
         await pay(page, house, stripe)
-        await page.get_by_role("link", name="Connect").click()
+        await page.get_by_role("link", name="Connect", exact=True).click()
         await page.get_by_label("The whole key").fill(raw)
         for block in ("openai-python", "mcp-python"):
             text = await page.locator(f"#block-{block}").text_content()
@@ -60,20 +60,20 @@ async def test_a_newcomer_registers_pays_calls_and_sees_what_it_cost(
         assert answer.status_code == 200
         await house.door.gateway.ledger._store.flushed()
 
-        await page.get_by_role("link", name="Requests").click()
+        await page.get_by_role("link", name="Requests", exact=True).click()
         await expect(page.locator("#request-table tbody tr")).to_have_count(3)
-        await page.get_by_role("link", name="Usage").click()
+        await page.get_by_role("link", name="Usage", exact=True).click()
         cost = await page.locator("dl.tiles div", has_text="Cost").locator("data").get_attribute("value")
         assert cost is not None
         assert 25 - Decimal(cost) == Decimal((await house.door.get("/v1/credits", raw)).json()["balance_usd"]) < 25
         async with page.expect_download() as download:
-            await page.get_by_role("link", name="CSV").click()
+            await page.get_by_role("link", name="CSV", exact=True).click()
         file = tmp_path / "usage.csv"
         await (await download.value).save_as(file)
         rows = list(csv.DictReader(file.read_text().splitlines()))
         assert sum(Decimal(row["cost_usd"]) for row in rows) == Decimal(cost)
 
-        await page.get_by_role("link", name="API keys").click()
+        await page.get_by_role("link", name="API keys", exact=True).click()
         await page.get_by_role("link", name="my first key").click()
         await page.get_by_role("button", name="Revoke…").click()
         await page.locator("dialog[open]").get_by_role("button", name="Revoke").click()
@@ -84,7 +84,7 @@ async def test_a_newcomer_registers_pays_calls_and_sees_what_it_cost(
 
 async def pay(page: Page, house: House, stripe: FakeStripe) -> None:
     """25 USD on Stripe's page, and Stripe's event."""
-    await page.get_by_role("link", name="Wallet").click()
+    await page.get_by_role("link", name="Wallet", exact=True).click()
     await page.get_by_label("$25.00").check()
     await page.get_by_role("button", name="Pay with Stripe").click()
     await page.wait_for_url(f"{stripe.url}/c/*")

@@ -46,6 +46,11 @@ def moment(at_s: int | None, otherwise: str = "never") -> Markup:
     return Markup('<time datetime="{}">{} UTC</time>').format(at.isoformat(), at.strftime("%Y-%m-%d %H:%M"))
 
 
+def minute(at: datetime) -> str:
+    """A moment of UTC as a field for a date and a time takes it."""
+    return at.strftime("%Y-%m-%dT%H:%M")
+
+
 def limit(number: int | None) -> str:
     """A limit that may be none."""
     return "no limit" if number is None else f"{number:,}"

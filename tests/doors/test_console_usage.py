@@ -86,7 +86,24 @@ async def test_an_empty_time_says_so_and_a_wrong_one_says_what_to_change(holder:
     assert "Nothing was asked for" in await holder.page("/console/usage?since=2001-01-01&until=2001-01-31")
     assert "takes a date" in await holder.page("/console/usage?since=yesterday", 400)
     assert "later than" in await holder.page("/console/usage?since=2001-02-01&until=2001-01-01", 400)
+    assert "takes a date" in await holder.page("/console/usage?until=9999-12-31", 400)
     assert "days or fewer" in await holder.page("/console/usage?since=2001-01-01&until=2009-01-01", 400)
+
+
+@pytest.mark.parametrize("span", ["24h", "7d", "30d", "month"])
+@pytest.mark.parametrize("by", ["model", "key", "surface", "status"])
+async def test_links_lead_to_the_very_requests_that_are_summed(holder: Account, span: str, by: str) -> None:
+    page = await holder.page(f"/console/usage?range={span}&by={by}&show=requests")
+    links = [unescape(link) for link in re.findall(r'href="(/console/requests\?[^"]+)"', page)]
+    found = [set(re.findall(r"/console/requests/(req_\w+)", await holder.page(link))) for link in links]
+    assert all(found)
+    without_model = 1 if by == "model" else 0
+    assert sum(map(len, found)) == card(page, "Requests") - without_model
+
+
+async def test_times_of_a_filter_stand_in_their_fields_as_moments(holder: Account) -> None:
+    page = await holder.page("/console/requests?since=2026-01-31&until=2026-01-31")
+    assert re.findall(r'type="datetime-local" value="([^"]*)"', page) == ["2026-01-31T00:00", "2026-02-01T00:00"]
 
 
 async def test_a_script_is_given_the_part_that_changes(holder: Account) -> None:
@@ -114,6 +131,11 @@ async def test_a_list_goes_on_behind_its_last_row_with_the_same_filter(holder: A
     rest = await holder.page(f"/console/requests{older}")
     first, second = (set(re.findall(r"/console/requests/(req_\w+)", text)) for text in (page, rest))
     assert (len(first), len(second), first & second) == (4, 1, set())
+
+
+async def test_a_filter_by_script_brings_links_to_the_files_of_what_it_filters(holder: Account) -> None:
+    part = await holder.page("/console/requests?status=200&model=&key=", is_part=True)
+    assert re.findall(r'href="([^"]+format=csv)"', unescape(part)) == ["/console/requests/export?status=200&format=csv"]
 
 
 async def test_the_file_has_what_the_filter_has(holder: Account) -> None:

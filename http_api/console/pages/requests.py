@@ -1,10 +1,12 @@
 """Requests: what is kept of each that has ended, never what was asked or answered."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from http_api.console.forms import Form
 from http_api.console.serving import AskedPage, Console, Shown, asking
+from http_api.console.view import minute
 from http_api.keys import Keys, KeysQuery
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
 from http_api.requests import RequestPage, Requests, RequestsQuery
@@ -34,6 +36,8 @@ class RequestPages:
         values = {
             "requests": found.data,
             "older": None if found.next_cursor is None else f"?{urlencode({**typed, 'cursor': found.next_cursor})}",
+            "since": _field_of(asked.query.since),
+            "until": _field_of(asked.query.until),
             "typed": {name: typed.get(name, "") for name in _NAMED_IN_QUERY},
             "query": urlencode(typed),
             "keys": [(key.id, key.name or f"{key.prefix}…") for key in keys.data],
@@ -62,3 +66,7 @@ def _typed(asked: Asked[RequestsQuery, Form]) -> dict[str, str]:
     """The filters as they stand in the address."""
     given = parse_qsl(asked.scope["query_string"].decode("latin-1"))
     return {name: text for name, text in given if name in _NAMED_IN_QUERY}
+
+
+def _field_of(moment_ms: int | None) -> str:
+    return "" if moment_ms is None else minute(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=moment_ms))

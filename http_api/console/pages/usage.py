@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from http_api.console.chart import Stacked, stacked_bars
 from http_api.console.forms import Form
 from http_api.console.serving import Console, Shown, asking
-from http_api.console.view import counted, dollars
+from http_api.console.view import counted, dollars, minute
 from http_api.exports import Format
 from http_api.keys import Keys, KeysQuery
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
@@ -49,8 +49,8 @@ class _Window:
     def __init__(self, asked: UsageFilter, now: datetime) -> None:
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
         if asked.since is not None or asked.until is not None:
-            begin = _date(asked.since or asked.until, "since")
-            end = _date(asked.until or asked.since, "until") + timedelta(days=1)
+            begin, _ = _day(asked.since or asked.until, "since")
+            _, end = _day(asked.until or asked.since, "until")
         elif asked.range == "month":
             begin, end = today.replace(day=1), today + timedelta(days=1)
         elif asked.range == "24h":
@@ -115,6 +115,7 @@ class UsagePages:
             "unit": window.unit,
             "begin": window.begin.strftime("%Y-%m-%d"),
             "end": (window.end - timedelta(seconds=1)).strftime("%Y-%m-%d"),
+            "window": {"since": minute(window.begin), "until": minute(window.end)},
             "picture": _picture(window, series, query.show),
             "series": series,
             "bars": [window.name_of(bar) for bar in window.bars],
@@ -146,10 +147,12 @@ class UsagePages:
         return {key.id: key.name or f"{key.prefix}…" for key in found.data}
 
 
-def _date(text: str | None, param: str) -> datetime:
+def _day(text: str | None, param: str) -> tuple[datetime, datetime]:
+    """Where a date begins and ends."""
     try:
-        return datetime.strptime(text or "", "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
+        begin = datetime.strptime(text or "", "%Y-%m-%d").replace(tzinfo=UTC)
+        return begin, begin + timedelta(days=1)
+    except (ValueError, OverflowError):
         raise GatewayError("invalid_value", f"`{param}` takes a date such as 2026-01-31.", param=param) from None
 
 

@@ -5,6 +5,7 @@ They run in an order that can be shuffled, and on the same examples each time, w
 
 import asyncio
 import gc
+import importlib.util
 import re
 import signal
 import subprocess
@@ -43,6 +44,7 @@ hide_authorities()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else programs that tests interrupt would ignore it, too
 
+_IN_A_BROWSER = Path(__file__).parent / "console"
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _may_start = True
 """Whether what runs now is marked as a test that starts a program."""
@@ -81,7 +83,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Files of which all is left out are not even imported: what they need may not be installed, or takes long."""
+    """Files of which all is left out are not even imported: what they need may not be installed, or takes long.
+
+    Nor are those that need a browser's program, where that is not installed: `make test-console` installs it.
+    """
+    if collection_path.is_relative_to(_IN_A_BROWSER) and importlib.util.find_spec("playwright") is None:
+        return True
     if not _left_out or collection_path.suffix != ".py":
         return None
     said = _MARKS_OF_FILE.search(collection_path.read_text())

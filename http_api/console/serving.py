@@ -234,11 +234,11 @@ def _send_once(scope: Scope, once: str) -> None:
     scope[SENT][KEY_HEADER] = value
 
 
-def again(template: str, values: Mapping[str, Any], error: GatewayError, part: str | None = None) -> Shown:
+def again(template: str, values: Mapping[str, Any], error: GatewayError) -> Shown:
     """A form once more, with what was typed and what is wrong with it. What the reader cannot mend is raised."""
     if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR or error.status == HTTPStatus.UNAUTHORIZED:
         raise error
-    return Shown(template, {**values, "error": error}, part, error.status, tuple(error_headers(error)))
+    return Shown(template, {**values, "error": error}, None, error.status, tuple(error_headers(error)))
 
 
 def _path_of(scope: Scope) -> str:

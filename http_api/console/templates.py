@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -42,29 +43,12 @@ class Templates:
         self, files: StaticFiles, menu: tuple[MenuItem, ...], admin_menu: tuple[MenuItem, ...], *, prefix: str = ""
     ) -> None:
         self._prefix = prefix
-        self._environment = Environment(
-            loader=PackageLoader("http_api.console"),
-            autoescape=select_autoescape(default=True),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._environment.globals |= {
+        self._everywhere = {
             "at": self.at,
             "static": lambda name: self.at(files.path_of(name)),
             "menu": menu,
             "admin_menu": admin_menu,
-            "once": lambda: secrets.token_urlsafe(16),
         }
-        self._environment.filters |= {
-            "money": view.money,
-            "per_million": view.per_million,
-            "compact": view.compact,
-            "moment": view.moment,
-            "limit": view.limit,
-        }
-        self._environment.globals["ui"] = self._environment.get_template("macros.html").module  # in parts of pages, too
 
     def at(self, path: str) -> str:
         """A path of the gateway's as a browser asks for it."""
@@ -72,16 +56,38 @@ class Templates:
 
     def write(self, name: str, values: Mapping[str, Any], part: str | None, viewer: Viewer | None, scope: Scope) -> str:
         """A page, or one block of it."""
-        template = self._environment.get_template(name)
-        everywhere = {"viewer": viewer, "path": scope["path"], "theme": _theme_in(scope)}
-        if part is None:
-            return template.render(everywhere | dict(values))
-        return self.write_part(name, everywhere | dict(values), part)
+        seen_by = {"viewer": viewer, "path": scope["path"], "theme": _theme_in(scope)}
+        if part is not None:
+            return self.write_part(name, seen_by | dict(values), part)
+        return _environment().get_template(name).render(self._everywhere | seen_by | dict(values))
 
     def write_part(self, name: str, values: Mapping[str, Any], part: str) -> str:
         """One block of a page, with these values alone."""
-        template = self._environment.get_template(name)
-        return "".join(template.blocks[part](template.new_context(dict(values))))
+        template = _environment().get_template(name)
+        return "".join(template.blocks[part](template.new_context(self._everywhere | dict(values))))
+
+
+@cache
+def _environment() -> Environment:
+    """What is the same for every gateway: templates are compiled once, when a page is first asked for."""
+    environment = Environment(
+        loader=PackageLoader("http_api.console"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters |= {
+        "money": view.money,
+        "per_million": view.per_million,
+        "compact": view.compact,
+        "moment": view.moment,
+        "limit": view.limit,
+    }
+    environment.globals["once"] = lambda: secrets.token_urlsafe(16)
+    environment.globals["ui"] = environment.get_template("macros.html").module  # in parts of pages, too
+    return environment
 
 
 def theme_cookie(theme: str) -> tuple[bytes, bytes]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 from http_api.admin.accounts import AccountChange, AccountObject, AccountsQuery, NewAccount
 from http_api.admin.money import EntryBody, GrantBody
 from http_api.admin.table import AdminEndpoints
+from http_api.console.addresses import older
 from http_api.console.forms import Form
 from http_api.console.serving import AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.operations import Access, AnyOperation, Asked, Nothing
@@ -104,8 +104,13 @@ class AccountPages:
         found = await self._accounts.list(asking(asked, Nothing(), query))
         active = "" if query.active is None else str(query.active).lower()
         kept = {"name": query.name or "", "active": active}
-        older = None if found.next_cursor is None else f"?{urlencode(kept | {'cursor': found.next_cursor})}"
-        values = {"accounts": found.data, "filter": kept, "older": older, "typed": typed, "error": error}
+        values = {
+            "accounts": found.data,
+            "filter": kept,
+            "older": older(found.next_cursor, kept),
+            "typed": typed,
+            "error": error,
+        }
         return Shown("admin_accounts.html", values, part="table")
 
 

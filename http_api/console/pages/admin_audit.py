@@ -1,9 +1,10 @@
 """The audit log, for administrators: who changed what, filtered, and as a file of all that is found."""
 
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from http_api.admin.audit import Audit, AuditPageAnswer, AuditQuery
+from http_api.console.addresses import filters_in, older
 from http_api.console.forms import Form
 from http_api.console.serving import Console, Shown, asking
 from http_api.operations import Access, AnyOperation, Asked, Nothing, Streamed
@@ -28,15 +29,12 @@ class AuditPages:
         query = asked.query.model_copy(update={"format": "json"})
         found = await self._audit.list(asking(asked, Nothing(), query))
         assert isinstance(found, AuditPageAnswer)
-        given = dict(parse_qsl(asked.scope["query_string"].decode("latin-1")))
-        typed = {name: given.get(name, "") for name in _FILTERS}
-        kept = {name: value for name, value in typed.items() if value}
-        older = None if found.next_cursor is None else f"?{urlencode(kept | {'cursor': found.next_cursor})}"
+        kept = filters_in(asked, _FILTERS)
         values = {
             "entries": found.data,
-            "filter": typed,
+            "filter": {name: kept.get(name, "") for name in _FILTERS},
             "export": f"?{urlencode(kept)}",
-            "older": older,
+            "older": older(found.next_cursor, kept),
         }
         return Shown("admin_audit.html", values, part="table")
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode
 
+from http_api.console.addresses import older
 from http_api.console.forms import Form
 from http_api.console.serving import AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.key_objects import CreatedKey, KeyObject
@@ -59,12 +59,9 @@ class KeyPages:
     async def list(self, asked: Asked[KeysQuery, Form]) -> Shown:
         state = asked.query.state
         found = await self._keys.list(asking(asked, Nothing(), asked.query))
-        older = None
-        if found.next_cursor is not None:
-            older = f"?{urlencode({'cursor': found.next_cursor, 'state': state or ''})}"
         values = {
             "keys": found.data,
-            "older": older,
+            "older": older(found.next_cursor, {"state": state or ""}),
             "state": state or "",
             "now_s": self._now_ms() // 1000,
             "may_manage": asked.may("manage"),
@@ -118,6 +115,12 @@ class KeyPages:
             "model": self._first_model(),
         }
         return Shown("key_made.html", values)
+
+
+async def names_of_keys(keys: Keys, asked: AskedPage) -> dict[str, str]:
+    """What people call them, by id: of the thousand that were made last."""
+    found = await keys.list(asking(asked, Nothing(), KeysQuery(limit=1000)))
+    return {key.id: key.name or f"{key.prefix}…" for key in found.data}
 
 
 def _new_values(typed: Form) -> dict[str, Any]:

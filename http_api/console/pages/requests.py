@@ -2,12 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
+from http_api.console.addresses import filters_in, older
 from http_api.console.forms import Form
+from http_api.console.pages.keys import names_of_keys
 from http_api.console.serving import AskedPage, Console, Shown, asking
 from http_api.console.view import minute
-from http_api.keys import Keys, KeysQuery
+from http_api.keys import Keys
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
 from http_api.requests import RequestPage, Requests, RequestsQuery
 from mcp_gateway.core.errors import GatewayError
@@ -31,17 +33,16 @@ class RequestPages:
 
     async def list(self, asked: Asked[RequestsQuery, Form]) -> Shown:
         found = await self._page(asked)
-        typed = _typed(asked)
-        keys = await self._keys.list(asking(asked, Nothing(), KeysQuery(limit=1000)))
+        typed = filters_in(asked, _NAMED_IN_QUERY)
+        keys = await names_of_keys(self._keys, asked)
         values = {
             "requests": found.data,
-            "older": None if found.next_cursor is None else f"?{urlencode({**typed, 'cursor': found.next_cursor})}",
+            "older": older(found.next_cursor, typed),
             "since": _field_of(asked.query.since),
             "until": _field_of(asked.query.until),
             "typed": {name: typed.get(name, "") for name in _NAMED_IN_QUERY},
             "query": urlencode(typed),
-            "keys": [(key.id, key.name or f"{key.prefix}…") for key in keys.data],
-            "key_names": {key.id: key.name or f"{key.prefix}…" for key in keys.data},
+            "keys": keys,
         }
         return Shown("requests.html", values, part="table")
 
@@ -60,12 +61,6 @@ class RequestPages:
         told = await self._requests.list(asking(asked, Nothing(), asked.query.model_copy(update={"format": "json"})))
         assert isinstance(told, RequestPage)
         return told
-
-
-def _typed(asked: Asked[RequestsQuery, Form]) -> dict[str, str]:
-    """The filters as they stand in the address."""
-    given = parse_qsl(asked.scope["query_string"].decode("latin-1"))
-    return {name: text for name, text in given if name in _NAMED_IN_QUERY}
 
 
 def _field_of(moment_ms: int | None) -> str:

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 from urllib.parse import urlencode
 
 from http_api.console.chart import Stacked, stacked_bars
 from http_api.console.forms import Form
+from http_api.console.pages.keys import names_of_keys
 from http_api.console.serving import Console, Shown, asking
 from http_api.console.view import counted, dollars, minute
 from http_api.exports import Format
-from http_api.keys import Keys, KeysQuery
+from http_api.keys import Keys
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
 from http_api.query import Query, read_query
 from http_api.usage import UsageQuery, UsageReport, UsageReports, UsageRow
@@ -102,7 +103,7 @@ class UsagePages:
         if query.show == "errors" and query.by != "status":
             rows = errors
         shared: By = "status" if query.show == "errors" else query.by
-        names = await self._names(asked) if shared == "key" else {}
+        names = await names_of_keys(self._keys, asked) if shared == "key" else {}
         series = _series(rows, window, shared, query.show, names)
         values = {
             "filter": query,
@@ -140,11 +141,6 @@ class UsagePages:
         told = await self._usage.get(asking(asked, Nothing(), window.query(group_by, "json")))
         assert isinstance(told, UsageReport)
         return told
-
-    async def _names(self, asked: Asked[Any, Form]) -> dict[str, str]:
-        """Of the keys that were made last, by their ids."""
-        found = await self._keys.list(asking(asked, Nothing(), KeysQuery(limit=1000)))
-        return {key.id: key.name or f"{key.prefix}…" for key in found.data}
 
 
 def _day(text: str | None, param: str) -> tuple[datetime, datetime]:

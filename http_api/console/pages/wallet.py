@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Annotated, Any, Literal
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import orjson
 from pydantic import Field
 
 from http_api.auto_topups import AutoTopUpBody, AutoTopUpDoor
 from http_api.billing import Billing, TransactionObject, TransactionPage, TransactionsQuery
+from http_api.console.addresses import older
 from http_api.console.forms import Form
 from http_api.console.serving import AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.exports import attachment
@@ -197,7 +198,7 @@ class WalletPages:
         return {
             "wallet": wallet,
             "rows": page.data,
-            "older": None if page.next_cursor is None else f"?{urlencode({'cursor': page.next_cursor})}",
+            "older": older(page.next_cursor, {}),
             "kinds": _KIND_LABELS,
             "after": newest.data[0].id if newest.data else "txn_0",
             "waits_after": query.after,

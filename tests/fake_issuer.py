@@ -14,12 +14,13 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode
 
 import jwt
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+
+from tests.listening import served_by_uvicorn
 
 CLIENT_ID, CLIENT_SECRET = "gateway", "a:secret/of+this%suite"
 LIFETIME_S = 300
@@ -131,20 +132,11 @@ class FakeIssuer:
         ]
         with socket.create_server(("127.0.0.1", 0)) as listening:
             self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            config = uvicorn.Config(
-                Starlette(routes=routes), log_level="critical", timeout_graceful_shutdown=0, lifespan="off"
-            )
-            config.load()
-            server = uvicorn.Server(config)
-            server.lifespan = config.lifespan_class(config)
-            await server.startup([listening])
-            try:
-                yield self
-            finally:
-                self.gate.set()
-                for connection in list(server.server_state.connections):
-                    connection.transport.abort()
-                await server.shutdown([listening])
+            async with served_by_uvicorn(Starlette(routes=routes), listening, lifespan="off"):
+                try:
+                    yield self
+                finally:
+                    self.gate.set()
 
     async def _answer(self, request: Request, body: Any, status: int = 200) -> Response:
         self.asked[request.url.path] += 1

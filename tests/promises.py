@@ -1278,6 +1278,7 @@ AREAS: dict[str, Area] = {
             ],
             "No test rests on a clock.": [
                 "tests/test_waits.py",
+                "tests/test_listening.py",
             ],
             "Every regular expression over what others write is linear by its form.": [
                 "tests/test_expressions.py",

@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 import orjson
 
 from tests.captured import Capture, captured
+from tests.listening import closed
 from tests.patience import PATIENCE_S
 
 DONE = b"data: [DONE]\n\n"
@@ -276,14 +277,19 @@ class ReplayingBackend:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.die()
-        await self._server.wait_closed()
+        await closed([self._server], self._drop_connections)
 
     def die(self) -> None:
         """Stop listening and drop every connection; entered again, it listens where it did."""
         self._server.close()
-        for connection in list(self.connections):
+        self._drop_connections()
+
+    def _drop_connections(self) -> bool:
+        """Whether it had some."""
+        connections = list(self.connections)
+        for connection in connections:
             connection.transport.abort()
+        return bool(connections)
 
     def answer_with(self, *answers: Answer) -> None:
         """Queue answers for the next chats; forgets what was asked before."""

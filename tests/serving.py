@@ -35,6 +35,7 @@ from mcp_gateway.core.money import parse_usd
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.databases import migrated, store_of
 from tests.declared import Declared
+from tests.listening import closed
 from tests.logged import lines_logged
 from tests.patience import PATIENCE_S, eventually
 
@@ -287,6 +288,13 @@ async def served(
     )
     config.load()
     ports: list[int] = []
+
+    def ended() -> bool:
+        connections = list(server.server_state.connections)
+        for connection in connections:
+            connection.shutdown()
+        return bool(connections)
+
     server = DrainingServer(config, gateway.lifecycle, 0, 0, lambda _, port: ports.append(port))
     server.lifespan = config.lifespan_class(config)
     await server.startup(None if listener is None else [listener])
@@ -294,8 +302,5 @@ async def served(
     try:
         yield server, ports[0]
     finally:
-        for listening in server.servers:
-            listening.close()
-        for connection in list(server.server_state.connections):
-            connection.shutdown()
-        await eventually(lambda: not (server.server_state.tasks or server.server_state.connections))
+        await closed(server.servers, ended)
+        await eventually(lambda: not server.server_state.tasks)

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from starlette.types import Message, Receive, Scope, Send
+
+from tests.listening import served_by_uvicorn
 
 ERAS = ("modern", "legacy", "sse")
 
@@ -101,17 +102,8 @@ class ToolServerDouble:
         with socket.create_server(("127.0.0.1", self.port)) as listening:
             self.port = listening.getsockname()[1]
             self.url = f"http://127.0.0.1:{self.port}/{'sse' if era == 'sse' else 'mcp'}"
-            config = uvicorn.Config(noting, log_level="critical", timeout_graceful_shutdown=0, lifespan="on")
-            server = uvicorn.Server(config)
-            config.load()
-            server.lifespan = config.lifespan_class(config)
-            await server.startup([listening])
-            try:
+            async with served_by_uvicorn(noting, listening, lifespan="on"):
                 yield self
-            finally:
-                for connection in list(server.server_state.connections):
-                    connection.transport.abort()
-                await server.shutdown([listening])
 
 
 async def _refused(send: Send) -> None:

@@ -9,6 +9,8 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+from tests.listening import streams
+
 STREAM = "text/event-stream"
 
 
@@ -63,26 +65,16 @@ async def fake_server(
     handler: Callable[[Exchange], Awaitable[None]], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[FakeServer]:
     """Serves on a free port until the context ends."""
-    tasks = set()
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        tasks.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
-            method, path, _ = head[0].split()
-            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:-1])}
-            body = await reader.readexactly(int(headers.get("content-length", 0)))
-            exchange = Exchange(method, path, headers, body, writer)
-            fake.exchanges.append(exchange)
-            await handler(exchange)
-        writer.close()
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        method, path, _ = head[0].split()
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:-1])}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        exchange = Exchange(method, path, headers, body, writer)
+        fake.exchanges.append(exchange)
+        await handler(exchange)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
-    fake = FakeServer(f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/mcp")
-    async with server:
+    async with streams(handle, tls=tls) as port:
+        fake = FakeServer(f"{'https' if tls else 'http'}://127.0.0.1:{port}/v1/mcp")
         yield fake
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

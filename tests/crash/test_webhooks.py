@@ -20,6 +20,7 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import DATABASE, open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from tests.crash.test_kill import CREDIT_NANO, mint, write_config
+from tests.listening import streams
 from tests.patience import eventually
 from tests.program import running_program
 from tests.replaying import ReplayingBackend
@@ -45,24 +46,20 @@ class Receiver:
     sent: Counter[str] = field(default_factory=Counter)
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            headers = dict(line.split(": ", 1) for line in head.strip().split("\r\n")[1:])
-            event = orjson.loads(await reader.readexactly(int(headers["content-length"])))
-            event_id = headers["webhook-id"]
-            self.events[event_id] = (event["data"]["budget"]["id"], event["data"]["percent"])
-            self.sent[event_id] += 1
-            writer.write(b"HTTP/1.1 204 x\r\ncontent-length: 0\r\n\r\n")
-            await writer.drain()
-        writer.close()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        headers = dict(line.split(": ", 1) for line in head.strip().split("\r\n")[1:])
+        event = orjson.loads(await reader.readexactly(int(headers["content-length"])))
+        event_id = headers["webhook-id"]
+        self.events[event_id] = (event["data"]["budget"]["id"], event["data"]["percent"])
+        self.sent[event_id] += 1
+        writer.write(b"HTTP/1.1 204 x\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
 
 
 @contextlib.asynccontextmanager
 async def receiving() -> AsyncIterator[Receiver]:
     receiver = Receiver()
-    server = await asyncio.start_server(receiver.take, "127.0.0.1", 0)
-    receiver.port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with streams(receiver.take) as receiver.port:
         yield receiver
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import orjson
 
 from mcp_gateway.core.provider_settings import presets
+from tests.listening import streams
 
 KEY = "key-of-the-operator-5f1c"
 PROMPT, OUTPUT, CACHED = 35, 12, 8
@@ -558,17 +559,12 @@ async def serving(manner: Generic, *, tls: ssl.SSLContext | None = None, **more:
     double = Double(manner, **more)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                await _serve_one(double, reader, writer)
-        writer.close()
+        while True:
+            await _serve_one(double, reader, writer)
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls)
-    double.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    async with streams(handle, tls=tls) as port:
+        double.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{port}"
         yield double
-    finally:
-        server.close()
 
 
 async def _serve_one(double: Double, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.listening import streams
+
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
 
@@ -52,18 +54,15 @@ async def native(**more: Any) -> AsyncIterator[Native]:
     server = Native(**more)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        try:
             while await _serve_one(server, reader, writer):
                 pass
-        writer.close()
-        server.left.set()
+        finally:
+            server.left.set()
 
-    listening = await asyncio.start_server(handle, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    try:
+    async with streams(handle) as port:
+        server.url = f"http://127.0.0.1:{port}"
         yield server
-    finally:
-        listening.close()
 
 
 async def _serve_one(server: Native, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.listening import closed
 from tests.patience import PATIENCE_S
 
 
@@ -143,8 +144,7 @@ class MisbehavingServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.die()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await closed([self._server], self._cancel_all)
 
     @property
     def requests(self) -> list[bytes]:
@@ -154,8 +154,13 @@ class MisbehavingServer:
     def die(self) -> None:
         """Stop listening and reset every connection."""
         self._server.close()
+        self._cancel_all()
+
+    def _cancel_all(self) -> bool:
+        """Whether there were some."""
         for task in self._tasks:
             task.cancel()
+        return bool(self._tasks)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)

@@ -14,7 +14,8 @@ from http_api.operations import Access, AnyOperation
 from mcp_gateway.core.caller import ROLE_SCOPES, KeyScope
 from mcp_gateway.core.errors import TABLE, Code
 from tests.cases import each
-from tests.serving import Door, fresh_guest, open_door
+from tests.doors.event_sessions import event_session, send
+from tests.serving import Door, bearer, fresh_guest, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -188,6 +189,29 @@ async def test_each_is_let_in_or_kept_out_over_mcp_as_over_http(door: Door, thin
     for method in ("tools/list", "resources/list", "ping"):
         response = await door.mcp(method, shown)
         assert response.status_code == (401 if who.is_refused else 200), (method, response.text)
+
+
+@pytest.mark.surfaces
+@each("name", EVERYBODY)
+async def test_each_is_let_in_or_kept_out_of_sessions_of_events_and_of_those_of_others(
+    door: Door, things: Things, name: str
+) -> None:
+    who = EVERYBODY[name]
+    headers = bearer(await who.shown(door, things))
+    rows = [row for row in door.operations if row.path in OVER_MCP - {"/mcp/tools"}]
+    assert {row.method for row in rows if row.access is Access.ANYONE} == {"GET", "POST"}
+    async with event_session(door, "/v1/mcp/sse", bearer(await door.key())) as theirs:
+        query = theirs.messages.partition("?")[2]
+        for method, path in ((row.method, prefix + row.path) for row in rows for prefix in row.prefixes):
+            if method == "POST":
+                sent = await send(door, f"{path}?{query}", headers, b'{"jsonrpc":"2.0","id":1,"method":"ping"}')
+                assert sent.status_code == (401 if who.is_refused else 404), (path, sent.text)
+                continue
+            async with event_session(door, path, headers) as own:
+                assert own.status == (401 if who.is_refused else 200), path
+                if not who.is_refused:
+                    assert "result" in await own.ask("tools/list")
+        assert "result" in await theirs.ask("ping")
 
 
 @pytest.mark.surfaces

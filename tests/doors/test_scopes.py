@@ -12,6 +12,7 @@ import pytest_asyncio
 from http_api.operations import Access
 from mcp_gateway.core.caller import SCOPES, KeyScope
 from tests.cases import each
+from tests.doors.event_sessions import event_session
 from tests.doors.mcp_host import PATHS
 from tests.serving import MESSAGES, Door, bearer, chat_body, open_door
 
@@ -114,6 +115,7 @@ async def test_an_operation_is_for_keys_with_its_scope(
 
 
 async def test_every_operation_is_walked_above(door: Door) -> None:
+    """Those of MCP are walked by methods below."""
     rows = [row for row in door.operations if "/v1" in row.prefixes and "/mcp" not in row.path and row.method != "*"]
     rows = [row for row in rows if row.scope is not None or not row.is_for_people]  # which no key has a part in
     rows = [row for row in rows if row.access is not Access.ADMINISTRATOR]
@@ -139,6 +141,19 @@ async def test_a_tool_is_for_keys_with_its_scope(
         if scope != "inference":
             assert result["structuredContent"]["code"] == "insufficient_scope"
             assert "`inference`" in result["structuredContent"]["message"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_tool_is_for_keys_with_its_scope_in_a_session_of_events(
+    door: Door, by_scope: dict[KeyScope, str], path: str
+) -> None:
+    for scope, key in by_scope.items():
+        async with event_session(door, f"{path}/sse", bearer(key)) as session:
+            assert {tool["name"] for tool in (await session.ask("tools/list"))["result"]["tools"]} <= TOOLS.keys()
+            for tool, arguments in TOOLS.items():
+                result = (await session.ask("tools/call", name=tool, arguments=arguments))["result"]
+                assert result["isError"] is (scope != "inference"), (scope, tool)
+                assert ("`inference`" in result["content"][0]["text"]) is result["isError"]
 
 
 @pytest.mark.parametrize(

@@ -135,17 +135,23 @@ def test_a_user_who_is_deleted_leaves_no_address_behind(data_dir: Path) -> None:
 
 
 @each(
-    ("host", "reached", "email"),
-    [("0.0.0.0", "127.0.0.1", "ann@example.com"), ("::1", "[::1]", "bob@example.com")],
+    ("name", "value", "reached", "email"),
+    [
+        ("HOST", "0.0.0.0", "http://127.0.0.1:8080", "ann@example.com"),
+        ("HOST", "::1", "http://[::1]:8080", "bob@example.com"),
+        ("PUBLIC_URL", "https://gateway.example.com/llm", "https://gateway.example.com/llm", "eve@example.com"),
+    ],
 )
-def test_secrets_are_told_with_an_address_that_people_can_ask(
-    host: str, reached: str, email: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_secrets_are_told_with_a_page_that_people_can_open(
+    name: str, value: str, reached: str, email: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GATEWAY_HOST", host)
-    created = run("users", "create", email).stdout
-    assert f'POST http://{reached}:8080/auth/password {{"token", "password"}}\n' in created
-    invited = run("users", "invite").stdout
-    assert f'POST http://{reached}:8080/auth/register {{"token", "email", "password"}}\n' in invited
+    """Where only the configuration's address is known, which `serve --port` may differ from, it is told so."""
+    monkeypatch.setenv(f"GATEWAY_{name}", value)
+    for page, words in (("password", ("users", "create", email)), ("register", ("users", "invite"))):
+        told = run(*words).stdout
+        secret = next(line for line in told.splitlines() if line.startswith(("gw_reset_", "gw_invite_")))
+        assert f": {reached}/console/{page}?token={secret}\n" in told
+        assert ("set public_url" in told) is (name == "HOST")
 
 
 def test_where_people_sign_in_by_an_issuer_alone_nobody_is_invited_or_has_a_password(

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -60,7 +60,7 @@ def create_user(
     Where people sign in by an issuer alone, with neither.
     """
     asked_role = _role(role)
-    base_url = _base_url(config, data_dir)
+    gateway = _reached(config, data_dir)
 
     async def work(desk: Desk) -> None:
         address = canonical_email(email)
@@ -72,7 +72,7 @@ def create_user(
         secret = await desk.people.password_secret(person.id) if needs_secret else None
         words = f"user {person.id} ({person.email}), {person.role} of {person.account_id}"
         if secret is not None:
-            words += f"\n{_password_words(secret, base_url)}"
+            words += f"\n{_password_words(secret, gateway)}"
         answer(person.id if quiet else words, _object_of(person) | _secret_object(secret), is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -91,14 +91,14 @@ def invite_user(
 ) -> None:
     """Make a secret by which somebody registers once within a week, whatever the settings say of registration."""
     asked_role = _role(role)
-    base_url = _base_url(config, data_dir)
+    gateway = _reached(config, data_dir)
 
     async def work(desk: Desk) -> None:
         address = None if email is None else canonical_email(email)
         secret = await desk.people.invite(
             address, account_id=account, role=asked_role, is_administrator=is_administrator
         )
-        words = _secret_words(secret, "register", f'{base_url}/auth/register {{"token", "email", "password"}}')
+        words = _secret_words(secret, "register", "register", gateway)
         facts = {"email": address, "account": account, "role": asked_role} | _secret_object(secret)
         answer(secret.raw if quiet else words, facts, is_json=is_json)
 
@@ -182,7 +182,7 @@ def reset_password(
     is_json: JsonOption = False,
 ) -> None:
     """Make a secret by which a user chooses a new password once within an hour, or read one; it ends their sessions."""
-    base_url = _base_url(config, data_dir)
+    gateway = _reached(config, data_dir)
 
     async def work(desk: Desk) -> None:
         person = await desk.people.named(user)
@@ -191,7 +191,7 @@ def reset_password(
             answer(f"user {person.id} has a new password", _object_of(person), is_json=is_json)
             return
         secret = await desk.people.password_secret(person.id)
-        words = secret.raw if quiet else _password_words(secret, base_url)
+        words = secret.raw if quiet else _password_words(secret, gateway)
         answer(words, _object_of(person) | _secret_object(secret), is_json=is_json)
 
     at_desk(config, data_dir, work)
@@ -234,17 +234,28 @@ async def _password_hash(email: str) -> str:
         passwords.close()
 
 
-def _base_url(config: Path | None, data_dir: Path | None) -> str:
+class _Reached(NamedTuple):
+    """Where people reach the gateway; what the command line of a running server says of that, nobody knows here."""
+
+    base_url: str
+    is_public: bool
+
+
+def _reached(config: Path | None, data_dir: Path | None) -> _Reached:
     settings = settings_of(config, data_dir)
-    return base_url_of(settings, settings.host, settings.port)
+    return _Reached(base_url_of(settings, settings.host, settings.port), settings.public_url is not None)
 
 
-def _password_words(secret: ToldSecret, base_url: str) -> str:
-    return _secret_words(secret, "choose a password", f'{base_url}/auth/password {{"token", "password"}}')
+def _password_words(secret: ToldSecret, gateway: _Reached) -> str:
+    return _secret_words(secret, "choose a password", "password", gateway)
 
 
-def _secret_words(secret: ToldSecret, purpose: str, request: str) -> str:
-    return f"{secret.raw}\nto {purpose} with, once and until {_time(secret.expires_at_ms)}: POST {request}"
+def _secret_words(secret: ToldSecret, purpose: str, page: str, gateway: _Reached) -> str:
+    words = f"{secret.raw}\nto {purpose} with, once and until {_time(secret.expires_at_ms)}:"
+    words += f" {gateway.base_url}/console/{page}?token={secret.raw}"
+    if gateway.is_public:
+        return words
+    return f"{words}\n(of the configuration's address: change it where `serve` was given another, or set public_url)"
 
 
 def _secret_object(secret: ToldSecret | None) -> dict[str, Any]:

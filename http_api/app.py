@@ -293,7 +293,7 @@ def _admin_endpoints(gateway: Gateway, base_url: str) -> AdminEndpoints:
         ),
         users=UsersDoor(gateway.sign_in.people, gateway.operator),
         admins=AdminsDoor(gateway.operator),
-        budgets=BudgetsDoor(gateway.operator, gateway.keys, gateway.ledger, now_ms),
+        budgets=BudgetsDoor(gateway.operator, gateway.keys, gateway.ledger, gateway.idempotency, now_ms),
         money=MoneyDoor(gateway.operator, gateway.ledger, gateway.idempotency, now_ms),
         auto_topups=_auto_topup_door(gateway, base_url, lambda asked: gateway.operator(actor_of(asked)).auto_topups),
         webhooks=WebhookDoor(lambda asked: gateway.operator(actor_of(asked)).webhooks),

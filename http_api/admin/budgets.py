@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from http_api.admin.actors import Desks, desk_for
+from http_api.admin.actors import Desks, desk_for, own_idempotency_key
+from http_api.idempotency import replayed
 from http_api.keys import NewBudget
-from http_api.operations import Asked, Nothing, Told
+from http_api.operations import Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.idempotency import Idempotency
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.budgets import (
@@ -64,10 +66,13 @@ class EndedBudget(Told):
 
 
 class BudgetsDoor:
-    def __init__(self, desks: Desks, keys: KeyRing, ledger: Ledger, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, desks: Desks, keys: KeyRing, ledger: Ledger, idempotency: Idempotency, now_ms: Callable[[], int]
+    ) -> None:
         self._desks = desks
         self._keys = keys
         self._ledger = ledger
+        self._idempotency = idempotency
         self._now_ms = now_ms
 
     async def list(self, asked: Asked[BudgetsQuery, Nothing]) -> AccountBudgetPage:
@@ -81,15 +86,23 @@ class BudgetsDoor:
         behind = [one for one in found if query.cursor is None or one.budget.id < query.cursor]
         return page_of(AccountBudgetPage, behind, query.limit, lambda one: one.budget.id, _told)
 
-    async def make(self, asked: Asked[Query, NewAccountBudget]) -> AccountBudgetObject:
+    async def make(self, asked: Asked[Query, NewAccountBudget]) -> AccountBudgetObject | Answered[AccountBudgetObject]:
         account_id, body, desk = asked.about.account_id, asked.body, desk_for(self._desks, asked)
         check_can_own(account_id)
         amount_nano, ends_at_ms = budget_amount(body.amount_usd, "amount_usd"), self._end_of(body)
-        holder, group, above = await self._holder_of(account_id, body)
-        budget = Budget(new_id("bud"), account_id, holder, amount_nano, body.window, lease_ends_at_ms=ends_at_ms)
-        await desk.leases.make(MakeBudgets((budget,), group, above), desk.store.write)
-        made = await self._ledger.budgets_held_by(account_id, [holder])
-        return next(_told(one) for one in made if one.budget.id == budget.id)
+        once = own_idempotency_key(asked)
+        async with self._idempotency.answering(account_id, once, "admin/budgets", asked.raw) as request:
+            if request.kept is not None:
+                return replayed(request.kept)
+            holder, group, above = await self._holder_of(account_id, body)
+            budget = Budget(
+                new_id("bud"), account_id, holder, amount_nano, body.window, body.group, lease_ends_at_ms=ends_at_ms
+            )
+            await self._ledger.budgets_held_by(account_id, ())  # so that its zone is known
+            told = _told(self._ledger.new_budget(budget))
+            keep = request.answered(201, told.model_dump())
+            await desk.leases.make(MakeBudgets((budget,), group, above, keep=keep), desk.store.write)
+            return told
 
     async def end(self, asked: Asked[Query, Nothing]) -> EndedBudget:
         account_id, budget_id = asked.about.account_id, asked.path["budget_id"]

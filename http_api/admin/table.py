@@ -166,7 +166,7 @@ def _budgets(budgets: BudgetsDoor) -> list[AnyOperation]:
             answer=AccountBudgetObject,
             handle=budgets.make,
             statuses=(201,),
-            refuses=_CHANGED | _SET_ASIDE,
+            refuses=_CHANGED | _SET_ASIDE | {"idempotency_mismatch"},
         ),
         _row(
             method="DELETE",

@@ -9,7 +9,7 @@ import pytest_asyncio
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from tests.cases import each
 from tests.doors.operating import Operating
-from tests.serving import FREE, Door, open_door
+from tests.serving import FREE, Door, error_of, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DAILY = {"amount_usd": "5", "window": "day"}
@@ -114,6 +114,29 @@ async def test_a_lease_sets_money_aside_until_it_is_ended(door: Door, admin: Ope
         await admin.done("DELETE", f"{path}/{lease['id']}")
     wallet = await admin.done("GET", f"accounts/{bounded}")
     assert (wallet["balance_usd"], wallet["leased_usd"]) == ("3.00", "0.00")
+
+
+async def test_what_is_sent_twice_with_one_idempotency_key_bounds_once(
+    door: Door, admin: Operating, bounded: str
+) -> None:
+    await door.gateway.ledger.credit(bounded, 3 * 10**9, "paid for once")
+    path = f"accounts/{bounded}/budgets"
+    bodies: list[dict[str, Any]] = [DAILY, LEASE | {"group": "agents"}]
+    for number, body in enumerate(bodies):
+        named = {"idempotency_key": f"once-{number}"}
+        first = await admin.done("POST", path, body, **named)
+        again = await admin.ask("POST", path, body, **named)
+        assert (again.status_code, again.headers["idempotent-replayed"], again.json()) == (201, "true", first)
+        (stands,) = (await admin.done("GET", f"{path}?holder={first['holder']}"))["data"]
+        assert stands == first
+        other = await admin.ask("POST", path, body | {"amount_usd": "0.5"}, **named)
+        assert error_of(other)["code"] == "idempotency_mismatch"
+    assert (await admin.done("GET", f"accounts/{bounded}"))["leased_usd"] == "1.00"
+    others = Operating(door, await door.admin_key())
+    assert (await others.done("POST", path, DAILY, idempotency_key="once-0"))["id"] != first["id"]
+    refused = {"idempotency_key": "refused-first"}
+    assert (await admin.ask("POST", path, DAILY | {"key_id": "key_none"}, **refused)).status_code == 404
+    assert await admin.done("POST", path, DAILY, **refused)
 
 
 @each(

@@ -266,6 +266,8 @@ class MakeBudgets(Write[None]):
     """Who is bound together with the holder of leases, and is above it: its makers, and their groups and its own."""
     leases: tuple[Lease, ...] = ()
     """What is set aside for each lease among them; nothing before the ledger has decided that."""
+    keep: Write[None] | None = None
+    """Written ahead of them, in their transaction; for a process that makes them by itself."""
 
 
 @dataclass(frozen=True, slots=True)

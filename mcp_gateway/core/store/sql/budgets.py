@@ -151,6 +151,8 @@ def _by_lease(rows: Iterable[Row]) -> tuple[tuple[str, Amount], ...]:
 
 
 def _make(transaction: Transaction, write: MakeBudgets) -> None:
+    if write.keep is not None:
+        transaction.run(write.keep)
     for budget in write.budgets:
         if not _is_held(transaction, budget, write.group):
             raise GatewayError("not_found", f"There is no account or key '{shown(budget.holder)}'.")

@@ -29,7 +29,7 @@ from http_api.query import Query
 from mcp_gateway.core.catalog import is_model_id
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
-from mcp_gateway.core.identity.key_ring import KeyRing
+from mcp_gateway.core.identity.key_ring import SHOWN_CHARACTERS, KeyRing
 from mcp_gateway.core.identity.keys import Key, State
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars
@@ -43,10 +43,12 @@ _GroupName = Annotated[str, Field(max_length=200)]
 
 
 class AccountKeysQuery(PageQuery):
-    """Filters hold together."""
+    """Filters hold together; `prefix` is what a key begins with, no more of it than lists show."""
 
     cursor: Annotated[str | None, cursor_key(re.compile(r"key_[0-9a-z]+"))] = None
     account_id: str | None = None
+    key_id: str | None = None
+    prefix: Annotated[str, Field(max_length=SHOWN_CHARACTERS)] | None = None
     state: State | None = None
 
 
@@ -117,7 +119,12 @@ class AccountKeysDoor:
     async def list(self, asked: Asked[AccountKeysQuery, Nothing]) -> AccountKeyPage:
         query = asked.query
         found = await self._keys.any_page(
-            query.account_id, before_id=query.cursor, limit=query.limit + 1, state=query.state
+            query.account_id,
+            before_id=query.cursor,
+            limit=query.limit + 1,
+            state=query.state,
+            key_id=query.key_id,
+            beginning=query.prefix,
         )
         by_account = defaultdict[str, list[Key]](list)
         for key in found[: query.limit]:

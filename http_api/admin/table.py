@@ -45,7 +45,7 @@ from http_api.auto_topups import AutoTopUpDoor, AutoTopUpObject
 from http_api.exports import MEDIA_TYPES as EXPORTED
 from http_api.keys import RevokeQuery, Rotation
 from http_api.operations import OPENAI, Access, AnyOperation, Counts, Nothing, Operation
-from http_api.people import DeletedUser, OneTimeSecretObject
+from http_api.people import DeletedUser, EndedSessions, OneTimeSecretObject
 from http_api.query import Query
 from http_api.webhooks import WebhookDoor
 from mcp_gateway.core.errors import Code
@@ -470,6 +470,15 @@ def _users(users: UsersDoor) -> list[AnyOperation]:
             handle=users.let_choose_password,
             statuses=(201,),
             refuses=_CHANGED | {"sign_in_elsewhere"},
+        ),
+        _row(
+            method="DELETE",
+            path="/admin/users/{user_id}/sessions",
+            name="admin_end_sessions",
+            summary="Sign a user out everywhere; keys that they made go on.",
+            answer=EndedSessions,
+            handle=users.end_sessions,
+            refuses=frozenset({"not_found", "ledger_unavailable"}),
         ),
         _row(
             method="DELETE",

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from http_api.admin.actors import Desks, desk_for
 from http_api.operations import Absent, Answered, Asked, Nothing, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
-from http_api.people import NOT_STORED, DeletedUser, OneTimeSecretObject, told_once
+from http_api.people import NOT_STORED, DeletedUser, EndedSessions, OneTimeSecretObject, told_once
 from http_api.query import Query
 from mcp_gateway.core.caller import Role, User
 from mcp_gateway.core.errors import GatewayError
@@ -156,6 +156,13 @@ class UsersDoor:
         people, user_id = desk_for(self._desks, asked).people, asked.path["user_id"]
         await self._people.get(user_id)
         return told_once(await people.password_secret(user_id, made_by=_user_id(asked)))
+
+    async def end_sessions(self, asked: Asked[Query, Nothing]) -> EndedSessions:
+        desk, user_id = desk_for(self._desks, asked), asked.path["user_id"]
+        await self._people.get(user_id)
+        ended = await desk.sessions.end_others(user_id, None)
+        await desk.heard()
+        return EndedSessions(ended=ended)
 
     async def delete(self, asked: Asked[DeleteUserQuery, Nothing]) -> DeletedUser:
         desk, user_id = desk_for(self._desks, asked), asked.path["user_id"]

@@ -190,6 +190,7 @@ class OperatorDesk:
     accounts: Accounts
     keys: KeyRing
     people: People
+    sessions: UserSessions
     admin_keys: AdminKeys
     cashier: Cashier
     webhooks: Webhooks
@@ -493,6 +494,7 @@ def _operator_desk(
         Accounts(store, new_id=new_id, now_ms=now_ms),
         keys.written_by(store),
         _people(store, settings),
+        _sessions(store, settings),
         _admin_keys(store),
         Cashier(store, store.write, new_reference=partial(new_id, "adm")),
         _webhooks(store, settings),

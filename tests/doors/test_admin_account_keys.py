@@ -78,6 +78,7 @@ async def test_a_key_is_given_into_a_group(door: Door, admin: Operating) -> None
 async def test_keys_are_listed_of_all_accounts_or_of_one(door: Door, admin: Operating) -> None:
     accounts = [await door.account(), await door.account()]
     ids = [(await door.gateway.keys.create(account_id))[0].id for account_id in (*accounts, accounts[0])]
+    last_prefix = (await door.gateway.keys.get(ids[2])).prefix
     await admin.done("DELETE", f"keys/{ids[0]}")
     page = await admin.done("GET", "keys?limit=2")
     rest = await admin.done("GET", f"keys?limit=1000&cursor={page['next_cursor']}")
@@ -88,9 +89,16 @@ async def test_keys_are_listed_of_all_accounts_or_of_one(door: Door, admin: Oper
         (f"account_id={accounts[0]}", {ids[0], ids[2]}),
         (f"account_id={accounts[0]}&state=live", {ids[2]}),
         (f"account_id={accounts[0]}&state=revoked", {ids[0]}),
+        (f"key_id={ids[1]}", {ids[1]}),
+        (f"key_id={ids[1]}&account_id={accounts[0]}", set()),
+        (f"account_id={accounts[0]}&prefix=gw_live_", {ids[0], ids[2]}),
+        (f"account_id={accounts[0]}&prefix=gw_test_", set()),
+        (f"account_id={accounts[0]}&prefix=%25", set()),
+        (f"account_id={accounts[0]}&prefix={last_prefix}", {ids[2]}),
         ("account_id=acc_none", set()),
     ):
         assert {one["id"] for one in (await admin.done("GET", f"keys?{query}"))["data"]} == wanted
+    assert await admin.refused("GET", f"keys?prefix={last_prefix}x") == "invalid_value prefix"  # none is sent whole
 
 
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [

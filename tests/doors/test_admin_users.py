@@ -185,6 +185,21 @@ async def test_what_a_former_administrator_or_owner_made_lets_nobody_in(door: Do
         assert error_of(await post(door, "/v1/auth/register", tried))["param"] == "token"
 
 
+async def test_a_user_is_signed_out_everywhere_and_may_come_back(door: Door, admin: Operating) -> None:
+    user_id, token = await person_in(door, await door.account())
+    made = (await door.http.post("/v1/keys", json={}, headers=bearer(token))).json()
+    person = await door.gateway.sign_in.people.get(user_id)
+    further = (await door.gateway.sign_in.open_session(person, "tests", "127.0.0.1")).token
+    for ended in (2, 0):
+        assert await admin.done("DELETE", f"users/{user_id}/sessions") == {"ended": ended}
+    for shown in (token, further):
+        assert error_of(await door.get("/v1/limits", shown))["code"] == "expired_session"
+    assert (await door.get("/v1/limits", made["key"])).status_code == 200
+    assert await admin.noted(user_id) == [{"action": "user.sign_out", "before": None, "after": {"sessions_ended": 2}}]
+    again = (await door.gateway.sign_in.open_session(person, "tests", "127.0.0.1")).token
+    assert (await door.get("/v1/limits", again)).status_code == 200
+
+
 async def test_a_user_is_deleted_with_keys_and_sessions(door: Door, admin: Operating) -> None:
     account_id = await door.account()
     user_id, token = await person_in(door, account_id)
@@ -207,6 +222,7 @@ async def test_a_user_is_deleted_with_keys_and_sessions(door: Door, admin: Opera
         ("PATCH", "users/usr_none", {"role": "member"}, "not_found"),
         ("DELETE", "users/usr_none", None, "not_found"),
         ("POST", "users/usr_none/password", None, "not_found"),
+        ("DELETE", "users/usr_none/sessions", None, "not_found"),
         ("DELETE", "admins/adm_none", None, "not_found"),
     ],
 )

@@ -30,6 +30,7 @@ from mcp_gateway.core.identity.people import (
     SetPassword,
     SetPersonActive,
 )
+from mcp_gateway.core.identity.sessions import EndSessions
 from mcp_gateway.core.ledger.budgets import EndBudget, MakeBudgets, SetZone
 from mcp_gateway.core.ledger.entries import Grant, Move, WalletOf, WalletState
 from mcp_gateway.core.money import format_usd
@@ -100,6 +101,10 @@ def _password_set(write: SetPassword) -> Said:
 
 def _person_deleted(write: DeletePerson) -> Said:
     return Said("user.delete", write.user_id, PersonById(write.user_id), _person, lambda _: {"deleted": True})
+
+
+def _signed_out(write: EndSessions) -> Said:
+    return Said("user.sign_out", write.user_id, details=lambda ended: {"sessions_ended": ended} if ended else None)
 
 
 def _secret_made(write: KeepSecret) -> Said:
@@ -189,6 +194,7 @@ _CHANGES: dict[type[Write[Any]], Callable[[Any], Said]] = {
     SetPersonActive: _person_switched,
     ChangePerson: lambda write: _of_person("user.change", write.user_id),
     DeletePerson: _person_deleted,
+    EndSessions: _signed_out,
     KeepSecret: _secret_made,
     Move: _money,
     Grant: _money,

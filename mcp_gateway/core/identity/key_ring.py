@@ -32,7 +32,8 @@ from mcp_gateway.core.identity.particulars import (
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingChange, RoutingDefaults
 from mcp_gateway.core.text import check_one_line, shown
 
-_SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
+SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
+"""Of a key, by which people tell it from others."""
 _MOST_ENDED_AT_ONCE = 1000
 """In one transaction, which takes some 20 ms for so many."""
 
@@ -176,13 +177,15 @@ class KeysPage(Report[Sequence[Key]]):
 
 @dataclass(frozen=True, slots=True)
 class AnyKeysPage(Scan[Sequence[Key]]):
-    """The newest first, of one account or of all, for the operator."""
+    """The newest first, of one account or of all, for the operator; the one with an id, those that begin so, or all."""
 
     account_id: str | None
     before_id: str | None
     limit: int
     state: State | None
     now_ms: int
+    key_id: str | None = None
+    beginning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +289,19 @@ class KeyRing:
         return await self._store.read(KeysPage(account_id, before_id, limit, state, self._now_ms(), within))
 
     async def any_page(
-        self, account_id: str | None, *, before_id: str | None, limit: int, state: State | None = None
+        self,
+        account_id: str | None,
+        *,
+        before_id: str | None,
+        limit: int,
+        state: State | None = None,
+        key_id: str | None = None,
+        beginning: str | None = None,
     ) -> Sequence[Key]:
         """As `page`, for the operator; of all accounts where none is named."""
-        return await self._store.read(AnyKeysPage(account_id, before_id, limit, state, self._now_ms()))
+        return await self._store.read(
+            AnyKeysPage(account_id, before_id, limit, state, self._now_ms(), key_id, beginning)
+        )
 
     async def changes_after(self, number: int) -> Changes | None:
         """Changes of keys and accounts, by whichever process; None where there are none."""
@@ -350,7 +362,7 @@ class KeyRing:
         if may_mint_over_mcp:
             check_may_mint_over_mcp(given)
         key = Key(
-            key_id or self._new_id("key"), account_id, raw[:_SHOWN_CHARACTERS], name, is_test, now_ms, None,
+            key_id or self._new_id("key"), account_id, raw[:SHOWN_CHARACTERS], name, is_test, now_ms, None,
             limits or OwnLimits(), given, later(expires_at_ms, now_ms), made_by,
             models=None if models is None else frozenset(models), may_mint_over_mcp=may_mint_over_mcp,
             mcp_servers=frozenset(mcp_servers), offers_mcp_tools=offers_mcp_tools, routing=routing,
@@ -410,7 +422,7 @@ class KeyRing:
         """
         key = await self.get(key_id)
         raw, now_ms = _new_secret(is_test=key.is_test), self._now_ms()
-        prefix, old_ends_at_ms = raw[:_SHOWN_CHARACTERS], now_ms + keep_old_ms
+        prefix, old_ends_at_ms = raw[:SHOWN_CHARACTERS], now_ms + keep_old_ms
         kept = None if keep is None else keep(replace(key, prefix=prefix, replaced_until_ms=old_ends_at_ms))
         await self._store.write(RotateKey(key_id, digest_of(raw), prefix, now_ms, old_ends_at_ms, self._most, kept))
         return await self._told(key), raw

@@ -486,7 +486,12 @@ def _page(rows: Rows, read: KeysPage) -> Sequence[Key]:
 
 
 def _any_page(rows: Rows, read: AnyKeysPage) -> Sequence[Key]:
-    return _newest(rows, read, [] if read.account_id is None else ["keys.account_id = :account_id"])
+    conditions = [] if read.account_id is None else ["keys.account_id = :account_id"]
+    if read.key_id is not None:
+        conditions.append("keys.id = :key_id")
+    if read.beginning is not None:
+        conditions.append("substr(keys.prefix, 1, length(:beginning)) = :beginning")
+    return _newest(rows, read, conditions)
 
 
 def _newest(rows: Rows, read: KeysPage | AnyKeysPage, conditions: list[str]) -> Sequence[Key]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from http_api.console.pages.account import ACCOUNT_PATH, OwnAccountPages
 from http_api.console.pages.admin_accounts import ACCOUNTS_PATH, AccountPages
 from http_api.console.pages.admin_audit import AUDIT_PATH, AuditPages
+from http_api.console.pages.admin_users import USERS_PATH, UserPages
 from http_api.console.pages.connect import CONNECT_PATH, ConnectPages
-from http_api.console.pages.keys import KEYS_PATH, KeyPages
+from http_api.console.pages.keys import ALL_KEYS_PATH, KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
 from http_api.console.pages.playground import PLAYGROUND_PATH, PlaygroundPages
 from http_api.console.pages.requests import REQUESTS_PATH, RequestPages
@@ -38,6 +39,8 @@ _MENU = (
 )
 _ADMIN_MENU = (
     MenuItem(ACCOUNTS_PATH, "Accounts"),
+    MenuItem(USERS_PATH, "Users"),
+    MenuItem(ALL_KEYS_PATH, "All keys"),
     MenuItem(AUDIT_PATH, "Audit log"),
 )
 
@@ -69,7 +72,10 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
     files = StaticFiles()
     templates = Templates(files, _MENU, _ADMIN_MENU, prefix=path_of(parts.base_url))
     console = Console(templates, parts.people, security_headers(parts.payment_pages))
-    keys = KeyPages(run.keys, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
+    keys, all_keys = (
+        KeyPages(handlers, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
+        for handlers in (run.keys, run.admin.keys)
+    )
     return [
         *SignInPages(
             run.people,
@@ -91,6 +97,8 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         *ConnectPages(run.keys, run.models, base_url=parts.base_url).rows(console),
         *(StatusPages(run.status, parts.lifecycle, parts.is_shared).rows(console) if parts.is_status_public else ()),
         *AccountPages(run.admin).rows(console),
+        *all_keys.rows(console),
+        *UserPages(run.admin.users, base_url=parts.base_url, takes_passwords=parts.takes_passwords).rows(console),
         *AuditPages(run.admin.audit).rows(console),
         *OwnAccountPages(
             run.people, run.attribution, base_url=parts.base_url, takes_passwords=parts.takes_passwords

@@ -30,6 +30,11 @@ SIGNED_IN = [
     "/console/admin/accounts",
     "/console/admin/accounts/ACCOUNT",
     "/console/admin/audit",
+    "/console/admin/users",
+    "/console/admin/users/USER",
+    "/console/admin/keys",
+    "/console/admin/keys/new",
+    "/console/admin/keys/KEY",
     "/console/wallet",
     "/console/wallet?after=txn_0",
     "/console/wallet/webhook",
@@ -66,6 +71,7 @@ async def test_every_page_is_looked_at(house: House) -> None:
     pages -= {path for path in pages if path.endswith((".csv", ".json", ".jsonl", "/ledger", "/live", "/export"))}
     looked_at = {path.partition("?")[0] for path in (*OPEN, *SIGNED_IN)}
     names = {"{month}": "MONTH", "{account_id}": "ACCOUNT", "{key_id}": "KEY", "{request_id}": "REQUEST"}
+    names["{user_id}"] = "USER"
     assert {re.sub(r"{\w+}", lambda name: names[name[0]], path) for path in pages} <= looked_at
 
 
@@ -81,6 +87,8 @@ async def seen(watched: Watched, path: str, look: str) -> list[str]:
 async def address_of(house: House, path: str) -> str:
     """A page's path with what there is in place of what it names."""
     named = path.replace("KEY", await a_key(house)).replace("ACCOUNT", house.account_id)
+    if "USER" in path:
+        named = named.replace("USER", (await house.door.gateway.sign_in.people.named(house.email)).id)
     return named.replace("MONTH", f"{datetime.now(UTC):%Y-%m}").replace("REQUEST", house.request_id)
 
 

@@ -4,11 +4,12 @@ from typing import Any
 
 from http_api.attribution import AttributionBody, AttributionDoor
 from http_api.console.forms import Form
+from http_api.console.one_time_links import OneTimeLinks
 from http_api.console.pages.sign_in import wrong
 from http_api.console.serving import SIGN_IN_PATH, AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.console.templates import THEMES, theme_cookie
-from http_api.operations import Answered, AnyOperation, Asked, Nothing
-from http_api.people import InvitationBody, OneTimeSecretObject, PasswordBody, PeopleDoor
+from http_api.operations import AnyOperation, Asked, Nothing
+from http_api.people import InvitationBody, PasswordBody, PeopleDoor
 from http_api.query import Query
 from mcp_gateway.core.caller import ROLES
 from mcp_gateway.core.errors import GatewayError
@@ -31,7 +32,7 @@ class OwnAccountPages:
     ) -> None:
         self._people = people
         self._attribution = attribution
-        self._base_url = base_url
+        self._links = OneTimeLinks(base_url)
         self._takes_passwords = takes_passwords
 
     def rows(self, console: Console) -> list[AnyOperation]:
@@ -85,11 +86,11 @@ class OwnAccountPages:
             told = await self._people.invite(asking(asked, asked.body.as_body(InvitationBody)))
         except GatewayError as error:
             return again("account.html", await self._values(asked), error)
-        return self._link("An invitation", "register", told)
+        return self._links.register(told, ACCOUNT_PATH)
 
     async def let_choose_password(self, asked: AskedPage) -> Shown:
         told = await self._people.let_choose_password(asking(asked, Nothing()))
-        return self._link("A link to choose a new password", "password", told)
+        return self._links.password(told, ACCOUNT_PATH)
 
     async def delete(self, asked: AskedPage) -> Shown | SeeOther:
         """Once they have typed who they are."""
@@ -102,13 +103,6 @@ class OwnAccountPages:
         except GatewayError as error:
             return again("account.html", values, error)
         return SeeOther(SIGN_IN_PATH, told.headers)
-
-    def _link(self, title: str, page: str, told: Answered[OneTimeSecretObject]) -> Shown:
-        """It is in this one answer."""
-        secret = told.answer
-        assert isinstance(secret, OneTimeSecretObject)
-        url = f"{self._base_url}/console/{page}?token={secret.token}"
-        return Shown("account_link.html", {"title": title, "url": url, "expires_at": secret.expires_at})
 
     async def _values(self, asked: Asked[Any, Form]) -> dict[str, Any]:
         ask: Asked[Any, Nothing] = asking(asked, Nothing())

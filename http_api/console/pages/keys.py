@@ -1,22 +1,37 @@
-"""API keys: the list, a new one, and one's own page, where it is changed, rotated and revoked."""
+"""API keys: the list, a new one, and one's own page, where it is changed, rotated and revoked.
+
+Those of the reader's account; and for administrators those of all, by the handlers that are theirs.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-from http_api.console.addresses import older
+import orjson
+
+from http_api.admin.keys import (
+    AccountKeyChange,
+    AccountKeyObject,
+    AccountKeysDoor,
+    AccountKeysQuery,
+    CreatedAccountKey,
+    NewAccountKey,
+)
+from http_api.console.addresses import filters_in, older
 from http_api.console.forms import Form
 from http_api.console.serving import AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.key_objects import CreatedKey, KeyObject
 from http_api.keys import KeyChange, Keys, KeysQuery, NewKey, RevokeQuery, Rotation
-from http_api.operations import Answered, AnyOperation, Asked, Nothing
+from http_api.operations import Access, Answered, AnyOperation, Asked, Nothing
 from http_api.query import Query
 from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.key_ring import SHOWN_CHARACTERS
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.ledger.budgets import BUDGET_WINDOWS
 from mcp_gateway.core.optimization import MODES
 
 KEYS_PATH = "/console/keys"
+ALL_KEYS_PATH = "/console/admin/keys"
 _SCOPE_LABELS: dict[KeyScope, str] = {
     "inference": "ask models, and see the balance",
     "read": "see usage, requests and the ledger",
@@ -25,8 +40,9 @@ _SCOPE_LABELS: dict[KeyScope, str] = {
 }
 _WINDOW_LABELS = {"5h": "five hours", "day": "day", "week": "week", "month": "month", "total": "all its time"}
 _CLEARED = ("model_pool", "optimize_mode", "networks", "note", "tags")
+_FILTERS = ("state", "account_id", "key_id", "prefix")
 _FIELDS = (
-    *NewKey.model_fields, "budgets.0.amount_usd", "budgets.0.window",
+    *NewAccountKey.model_fields, "budgets.0.amount_usd", "budgets.0.window",
 )  # fmt: skip
 """Of a form, below which what is wrong with them is told."""
 
@@ -37,80 +53,111 @@ class KeyQuery(Query):
     changed: bool = False
 
 
+class NewKeyQuery(Query):
+    """For which account, where an administrator asks."""
+
+    account_id: str = ""
+
+
 class KeyPages:
-    def __init__(self, keys: Keys, now_ms: Callable[[], int], *, base_url: str, first_model: Callable[[], str]) -> None:
+    """The handlers say whose keys these are: an account's own, or those of all."""
+
+    def __init__(
+        self,
+        keys: Keys | AccountKeysDoor,
+        now_ms: Callable[[], int],
+        *,
+        base_url: str,
+        first_model: Callable[[], str],
+    ) -> None:
+        self._is_own = isinstance(keys, Keys)
+        self._path = KEYS_PATH if self._is_own else ALL_KEYS_PATH
+        self._new: type[Any] = NewKey if self._is_own else NewAccountKey
+        self._change: type[Any] = KeyChange if self._is_own else AccountKeyChange
         self._keys = keys
         self._now_ms = now_ms
         self._base_url = base_url
         self._first_model = first_model
 
     def rows(self, console: Console) -> list[AnyOperation]:
-        one = f"{KEYS_PATH}/{{key_id}}"
+        one = f"{self._path}/{{key_id}}"
+        of_all: dict[str, Any] = {"access": Access.ADMINISTRATOR, "is_always_answered": True}
+        seen: dict[str, Any] = {} if self._is_own else of_all
+        managed: dict[str, Any] = {"scope": "manage"} if self._is_own else of_all
+        query = KeysQuery if self._is_own else AccountKeysQuery
         return [
-            console.page(KEYS_PATH, self.list, query=KeysQuery),
-            console.page(KEYS_PATH, self.create, method="POST", scope="manage"),
-            console.page(f"{KEYS_PATH}/new", self.new, scope="manage"),
-            console.page(one, self.show, query=KeyQuery),
-            console.page(one, self.change, method="POST", scope="manage"),
-            console.page(f"{one}/rotate", self.rotate, method="POST", scope="manage"),
-            console.page(f"{one}/revoke", self.revoke, method="POST", scope="manage"),
+            console.page(self._path, self.list, query=query, **seen),
+            console.page(self._path, self.create, method="POST", **managed),
+            console.page(f"{self._path}/new", self.new, query=NewKeyQuery, **managed),
+            console.page(one, self.show, query=KeyQuery, **seen),
+            console.page(one, self.change, method="POST", **managed),
+            console.page(f"{one}/rotate", self.rotate, method="POST", **managed),
+            console.page(f"{one}/revoke", self.revoke, method="POST", **managed),
         ]
 
-    async def list(self, asked: Asked[KeysQuery, Form]) -> Shown:
-        state = asked.query.state
+    async def list(self, asked: Asked[Any, Form]) -> Shown:
         found = await self._keys.list(asking(asked, Nothing(), asked.query))
+        kept = filters_in(asked, _FILTERS)
         values = {
+            **self._whose(asked),
             "keys": found.data,
-            "older": older(found.next_cursor, {"state": state or ""}),
-            "state": state or "",
+            "older": older(found.next_cursor, kept),
+            "filter": {name: kept.get(name, "") for name in _FILTERS},
+            "shown_characters": SHOWN_CHARACTERS,
             "now_s": self._now_ms() // 1000,
-            "may_manage": asked.may("manage"),
         }
         return Shown("keys.html", values, part="table")
 
-    async def new(self, _asked: AskedPage) -> Shown:
-        return Shown("key_new.html", {**_new_values(Form()), "error": None})
+    async def new(self, asked: Asked[NewKeyQuery, Form]) -> Shown:
+        typed = Form([("account_id", asked.query.account_id)])
+        return Shown("key_new.html", {**_new_values(typed), **self._whose(asked), "error": None})
 
     async def create(self, asked: AskedPage) -> Shown:
         form = asked.body if asked.body.get("budgets.0.amount_usd").strip() else asked.body.without("budgets.")
         try:
-            made = await self._keys.create(asking(asked, form.as_body(NewKey)))
+            made = await self._keys.create(asking(asked, form.as_body(self._new)))
         except GatewayError as error:
-            return again("key_new.html", _new_values(asked.body), error)
-        return self._made("Your new key", made)
+            return again("key_new.html", _new_values(asked.body) | self._whose(asked), error)
+        return self._made("Your new key" if self._is_own else "The new key", made)
 
     async def show(self, asked: Asked[KeyQuery, Form]) -> Shown:
         key = await self._keys.get(asking(asked, Nothing()))
-        return Shown("key.html", {**_values_of(key, Form(), asked), "error": None, "is_changed": asked.query.changed})
+        values = _values_of(key, Form()) | self._whose(asked)
+        return Shown("key.html", {**values, "error": None, "is_changed": asked.query.changed})
 
     async def change(self, asked: AskedPage) -> Shown | SeeOther:
         key = await self._keys.get(asking(asked, Nothing()))
         form = asked.body.changed_from(_shown_of(key))
         try:
-            await self._keys.change(asking(asked, form.as_body(KeyChange, clears=_CLEARED)))
+            await self._keys.change(asking(asked, form.as_body(self._change, clears=_CLEARED)))
         except GatewayError as error:
-            return again("key.html", {**_values_of(key, asked.body, asked), "is_changed": False}, error)
-        return SeeOther(f"{KEYS_PATH}/{key.id}?changed=1")
+            return again("key.html", _values_of(key, asked.body) | self._whose(asked) | {"is_changed": False}, error)
+        return SeeOther(f"{self._path}/{key.id}?changed=1")
 
     async def rotate(self, asked: AskedPage) -> Shown:
-        return self._made(
-            "The key's new secret", await self._keys.rotate(asking(asked, asked.body.as_body(Rotation))), asked
-        )
+        made = await self._keys.rotate(asking(asked, asked.body.as_body(Rotation)))
+        return self._made("The key's new secret", made)
 
     async def revoke(self, asked: AskedPage) -> SeeOther:
         query = RevokeQuery(with_made=bool(asked.body.get("with_made")))
-        await self._keys.revoke(asking(asked, Nothing(), query))
-        return SeeOther(KEYS_PATH)
+        key = await self._keys.revoke(asking(asked, Nothing(), query))
+        return SeeOther(self._path if self._is_own else f"{self._path}/{key.id}?changed=1")
 
-    def _made(self, title: str, made: CreatedKey | Answered[CreatedKey], asked: AskedPage | None = None) -> Shown:
+    def _whose(self, asked: Asked[Any, Form]) -> dict[str, Any]:
+        return {"home": self._path, "is_own": self._is_own, "may_manage": not self._is_own or asked.may("manage")}
+
+    def _made(self, title: str, made: CreatedKey | CreatedAccountKey | Answered[Any]) -> Shown:
         """A secret is in this one answer; the same form once more is told that it was."""
-        key_id = "" if asked is None else asked.path["key_id"]
-        if isinstance(made, CreatedKey):
-            key_id = made.id
+        if isinstance(made, Answered):
+            key_id, raw = orjson.loads(made.answer)["id"], None
+        else:
+            key_id, raw = made.id, made.key
         values = {
             "title": title,
-            "raw": made.key if isinstance(made, CreatedKey) else None,
+            "raw": raw,
             "key_id": key_id,
+            "home": self._path,
+            "is_own": self._is_own,
             "base_url": self._base_url,
             "model": self._first_model(),
         }
@@ -135,12 +182,11 @@ def _new_values(typed: Form) -> dict[str, Any]:
     }
 
 
-def _values_of(key: KeyObject, typed: Form, asked: AskedPage) -> dict[str, Any]:
+def _values_of(key: KeyObject, typed: Form) -> dict[str, Any]:
     return {
         "key": key,
         "typed": typed,
         "is_new": False,
-        "may_manage": asked.may("manage"),
         **_choices(),
         **_fields_shown(_shown_of(key)),
     }
@@ -163,7 +209,8 @@ def _fields_shown(shown: dict[str, str]) -> dict[str, Any]:
 
 def _shown_of(key: KeyObject) -> dict[str, str]:
     """What stands in the fields of a key's page."""
-    limits = {name: getattr(key, name) for name in LIMIT_NAMES}
+    set_in = key.limits if isinstance(key, AccountKeyObject) else key
+    limits = {name: getattr(set_in, name) for name in LIMIT_NAMES}
     return {
         "name": key.name,
         "model_pool": "\n".join(key.model_pool or ()),

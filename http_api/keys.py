@@ -46,6 +46,8 @@ _Network = Annotated[str, Field(min_length=2, max_length=60)]
 _Tag = Annotated[str, Field(min_length=1, max_length=MAX_TAG_CHARS)]
 ServerLabel = Annotated[str, Field(pattern=rf"^(\*|{SERVER_LABEL.pattern})$")]
 
+_MOST_NAMES = 1000
+
 
 class KeysQuery(PageQuery):
     cursor: Annotated[str | None, cursor_key(re.compile(r"key_[0-9a-z]+"))] = None
@@ -164,6 +166,10 @@ class Keys:
             lambda key: key.id,
             lambda key: KeyObject(**self._objects.fields(key, standings[key.id])),
         )
+
+    async def names(self, asked: Asked[Any, Any]) -> dict[str, str]:
+        """What the keys that `list` would tell of are called, by id: of the thousand that were made last."""
+        return await self._keys.names(asked.caller.account_id, most=_MOST_NAMES, within=asked.caller.within)
 
     async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
         return await self._told(await self._own_key(asked))

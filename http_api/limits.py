@@ -24,9 +24,10 @@ class Window(Told):
 
 
 class InFlightLimit(Told):
-    """How many requests may run at once; null for any number."""
+    """How many requests may run at once, null for any number; and how many do."""
 
     limit: int | None
+    running: int
 
 
 class QuotaObject(Told):
@@ -65,15 +66,15 @@ class Limits:
         together: dict[str, Any] = {}
         for quota, left in shared:
             if quota.whose == "maker":
-                together.setdefault("makers", []).append(_object(quota, left))
+                together.setdefault("makers", []).append(self._object(quota, left))
             else:
-                together[quota.whose] = _object(quota, left)
+                together[quota.whose] = self._object(quota, left)
         if not caller.is_guest:
             together["budgets"] = await self._budgets(caller)
         return LimitsObject(
             object="limits",
             is_guest=caller.is_guest,
-            **_fields(own, standing),
+            **self._fields(own, standing),
             **together,
             resets_at=standing.minute_ends_at_s,
             note=_NOTE,
@@ -84,15 +85,14 @@ class Limits:
         standings = await self._ledger.budgets(caller.account_id, caller.spent_by)
         return [standing.as_object() for standing in standings]
 
+    def _object(self, quota: Quota, standing: Standing) -> QuotaObject:
+        return QuotaObject(**self._fields(quota, standing))
 
-def _object(quota: Quota, standing: Standing) -> QuotaObject:
-    return QuotaObject(**_fields(quota, standing))
-
-
-def _fields(quota: Quota, standing: Standing) -> dict[str, Any]:
-    return {
-        "requests_per_minute": Window(limit=standing.minute_limit, remaining=standing.minute_remaining),
-        "requests_per_day": Window(limit=standing.day_limit, remaining=standing.day_remaining),
-        "tokens_per_minute": Window(limit=standing.tokens_limit, remaining=standing.tokens_remaining),
-        "in_flight": InFlightLimit(limit=quota.allowance.in_flight),
-    }
+    def _fields(self, quota: Quota, standing: Standing) -> dict[str, Any]:
+        running = self._limiter.running(quota)
+        return {
+            "requests_per_minute": Window(limit=standing.minute_limit, remaining=standing.minute_remaining),
+            "requests_per_day": Window(limit=standing.day_limit, remaining=standing.day_remaining),
+            "tokens_per_minute": Window(limit=standing.tokens_limit, remaining=standing.tokens_remaining),
+            "in_flight": InFlightLimit(limit=quota.allowance.in_flight, running=running),
+        }

@@ -13,7 +13,7 @@ from http_api.operations import About, Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.observe.history import History, RequestFilter
+from mcp_gateway.core.observe.history import FailedAttempts, History, RequestFilter
 from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.record import AskedAs, Door, EndedBy, RequestRecord, parent_of
 
@@ -45,6 +45,13 @@ class RequestRouting(Told):
     complexity: Literal["simple", "medium", "complex"]
     confidence: float
     score: float | None
+
+
+class FailedAttempt(Told):
+    """Whom the gateway asked before the one that answered, and the code that it failed with."""
+
+    backend: str
+    error_code: str
 
 
 class RequestObject(Told):
@@ -79,6 +86,7 @@ class RequestObject(Told):
     parent_id: str | None
     """Of a further round of a request that used tools of other servers: that request."""
     routing: RequestRouting | None
+    failed_attempts: list[FailedAttempt]
     user: str | None
     """Whom it was made for, and by which tags its cost is told apart, where the account asks for attribution."""
     tags: list[str]
@@ -121,12 +129,17 @@ class Requests:
         record = await self._history.get(about.account_id, asked.path["request_id"], within=about.within)
         return _object(*await self._beside(about, [record]), record)
 
-    async def _beside(self, about: About, rows: Sequence[RequestRecord]) -> tuple[dict[str, str], dict[str, str]]:
+    async def _beside(
+        self, about: About, rows: Sequence[RequestRecord]
+    ) -> tuple[dict[str, str], dict[str, str], FailedAttempts]:
         first = await self._history.repeats(about.account_id, rows)
-        return first, await self._history.missing_usages(about.account_id, rows)
+        missing = await self._history.missing_usages(about.account_id, rows)
+        return first, missing, await self._history.failed_attempts(about.account_id, rows)
 
 
-def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record: RequestRecord) -> RequestObject:
+def _object(
+    first: Mapping[str, str], missing_usages: Mapping[str, str], failed: FailedAttempts, record: RequestRecord
+) -> RequestObject:
     return RequestObject(
         object="request",
         id=record.id,
@@ -155,6 +168,7 @@ def _object(first: Mapping[str, str], missing_usages: Mapping[str, str], record:
         usage_missing=missing_usages.get(record.id),
         parent_id=parent_of(record.id),
         routing=routing_of(record),
+        failed_attempts=[FailedAttempt(backend=name, error_code=code) for name, code in failed.get(record.id, ())],
         user=None if record.attribution is None else record.attribution.user,
         tags=[] if record.attribution is None else list(record.attribution.tags),
     )

@@ -28,6 +28,7 @@ AREAS: dict[str, Area] = {
             "Bars, cards, files and the API tell one sum, and requests are told by what is kept of them alone.": [
                 "tests/doors/test_console_usage.py",
                 "tests/test_console_chart.py",
+                "tests/console/test_usage.py",
             ],
             "The list of models is the API's, with exact prices, and a model without one is shown as free, never as 0.": [
                 "tests/doors/test_console_models.py",

@@ -40,6 +40,15 @@ def test_a_bar_reads_out_its_total_and_the_parts_that_there_are() -> None:
     assert "<title>" not in text
 
 
+def test_a_bar_leads_where_it_is_said_to() -> None:
+    text = str(stacked_bars("title", ["a", "b"], [Stacked("x", VALUES)], str, ["/one?a&b", "/two"]))
+    assert re.findall(r'<a class="bar" data-tip="[^"]+" href="([^"]+)" aria-label="([^"]+)"', text) == [
+        ("/one?a&amp;b", "a"), ("/two", "b"),
+    ]  # fmt: skip
+    assert 'role="group"' in text
+    assert 'role="img"' in drawn(Stacked("x", VALUES))
+
+
 @pytest.mark.parametrize("labels", [0, 1, 24, 90])
 def test_labels_are_few_enough_to_read_and_stand_below_their_bars(labels: int) -> None:
     text = drawn(Stacked("a", [Decimal(1)] * labels), labels=labels)

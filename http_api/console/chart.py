@@ -14,10 +14,13 @@ from markupsafe import Markup
 _BAR = 0.76
 """Of the room that each bar has."""
 _MOST_LABELS = 6
-_HIT = Markup('<g class="bar" data-tip="{}"><rect class="hit" x="{:.2f}%" y="0" width="{:.2f}%" height="100%"/>')
+_HIT = Markup('<rect class="hit" x="{:.2f}%" y="0" width="{:.2f}%" height="100%"/>')
+_BAR_ALONE = Markup('<g class="bar" data-tip="{}">'), Markup("</g>")
+_BAR_LINKED = Markup('<a class="bar" data-tip="{}" href="{}" aria-label="{}" tabindex="-1">'), Markup("</a>")
+"""Not among what the tabulator key goes through: arrow keys do, in the chart, and a table has the same links."""
 _DRAWING = Markup(
     '<div class="chart"><div class="rows" aria-hidden="true">{}</div>'
-    '<svg role="img" aria-label="{}" tabindex="0">{}</svg></div>'
+    '<svg role="{}" aria-label="{}" tabindex="0">{}</svg></div>'
 )
 
 
@@ -27,12 +30,21 @@ class Stacked:
 
     name: str
     values: Sequence[Decimal]
+    group: str = ""
+    """What its requests share; nothing of several groups together."""
 
 
 def stacked_bars(
-    title: str, labels: Sequence[str], series: Sequence[Stacked], show: Callable[[Decimal], str]
+    title: str,
+    labels: Sequence[str],
+    series: Sequence[Stacked],
+    show: Callable[[Decimal], str],
+    links: Sequence[str] = (),
 ) -> Markup:
-    """One bar a label, one part of it a series; `data-tip` is what the pointer and the arrow keys read out."""
+    """One bar a label, one part of it a series; `data-tip` is what the pointer and the arrow keys read out.
+
+    `links` are where each bar leads, if anywhere.
+    """
     totals = [sum((one.values[place] for one in series), Decimal(0)) for place in range(len(labels))]
     top, step = _scale(float(max(totals, default=0)))
     steps = round(top / step)
@@ -41,13 +53,14 @@ def stacked_bars(
     slot, every = 100 / max(len(labels), 1), max(1, math.ceil(len(labels) / _MOST_LABELS))
     for place, label in enumerate(labels):
         tip = _tip(label, place, series, totals[place], show)
-        marks.append(_HIT.format(tip, place * slot, slot))
+        begin, end = _BAR_LINKED if links else _BAR_ALONE
+        begin = begin.format(tip, links[place], label) if links else begin.format(tip)
         left = (place + (1 - _BAR) / 2) * slot
-        marks += [*_parts(place, series, top, left, slot * _BAR), Markup("</g>")]
+        marks += [begin, _HIT.format(place * slot, slot), *_parts(place, series, top, left, slot * _BAR), end]
         if place % every == 0:
             marks.append(Markup('<text x="{:.2f}%" y="100%" dy="18">{}</text>').format(left, label))
     rows = [Markup("<span>{}</span>").format(show(Decimal(step * number))) for number in range(steps, -1, -1)]
-    return _DRAWING.format(_joined(rows), title, _joined(marks))
+    return _DRAWING.format(_joined(rows), "group" if links else "img", title, _joined(marks))
 
 
 def _tip(label: str, place: int, series: Sequence[Stacked], total: Decimal, show: Callable[[Decimal], str]) -> str:

@@ -27,10 +27,14 @@ def show_requests(
         records = await desk.history.find(request)
         if not records:
             fail(f"there is no request '{shown(request)}' that has ended, by this id or a client's")
-        facts = [_object(record, await desk.history.failed_attempts(record)) for record in records]
+        facts = [_object(record, await _failed(desk, record)) for record in records]
         answer("\n\n".join(map(_words, facts)), facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
+
+
+async def _failed(desk: Desk, record: RequestRecord) -> list[tuple[str, str]]:
+    return (await desk.history.failed_attempts(record.account_id, [record])).get(record.id, [])
 
 
 def _object(record: RequestRecord, failed: list[tuple[str, str]]) -> dict[str, Any]:

@@ -12,6 +12,10 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.observe.records import NoteFailedAttempt
+from tests.databases import store_of
+from tests.recorded import recorded, write_records
 from tests.serving import FREE, PRICED, Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -23,6 +27,7 @@ class Account(NamedTuple):
     door: Door
     token: str
     key_id: str
+    account_id: str
 
     async def page(self, path: str, status: int = 200, *, is_part: bool = False) -> str:
         sent = {"authorization": f"Bearer {self.token}"} | ({"x-part": "1"} if is_part else {})
@@ -39,7 +44,7 @@ async def holder(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Acco
         key, raw = await door.gateway.keys.create(account_id, name=HOSTILE)
         for model in (PRICED["id"],) * 3 + (FREE["id"],) * 2 + ("none/such",):
             await door.chat(raw, model=model)
-        yield Account(door, await door.person(account_id), key.id)
+        yield Account(door, await door.person(account_id), key.id, account_id)
         await door.nothing_is_left()
 
 
@@ -94,11 +99,34 @@ async def test_an_empty_time_says_so_and_a_wrong_one_says_what_to_change(holder:
 @pytest.mark.parametrize("by", ["model", "key", "surface", "status"])
 async def test_links_lead_to_the_very_requests_that_are_summed(holder: Account, span: str, by: str) -> None:
     page = await holder.page(f"/console/usage?range={span}&by={by}&show=requests")
-    links = [unescape(link) for link in re.findall(r'href="(/console/requests\?[^"]+)"', page)]
+    links = [unescape(link) for link in re.findall(r'class="button second" href="(/console/requests\?[^"]+)"', page)]
     found = [set(re.findall(r"/console/requests/(req_\w+)", await holder.page(link))) for link in links]
     assert all(found)
     without_model = 1 if by == "model" else 0
     assert sum(map(len, found)) == card(page, "Requests") - without_model
+
+
+@pytest.mark.parametrize("span", ["24h", "month"])
+async def test_bars_lead_to_the_very_requests_that_they_sum(holder: Account, span: str) -> None:
+    page = await holder.page(f"/console/usage?range={span}&show=requests")
+    drawn = re.findall(r'class="bar" data-tip="([^"]+)" href="([^"]+)"', page)
+    assert [unescape(link) for _, link in drawn] == [
+        unescape(link) for link in re.findall(r'<th scope="row"><a href="([^"]+)"', page)
+    ][::-1]
+    for tip, link in drawn:
+        count = int(re.findall(r"total (\d+)", tip)[0])
+        if count or (tip, link) == drawn[0]:
+            found = await holder.page(unescape(link))
+            assert len(set(re.findall(r"/console/requests/(req_\w+)", found))) == count
+    leads = re.findall(r'<li data-with="([^"]+)"', page)
+    last = unescape([link for tip, link in drawn if "total 0" not in tip][-1])
+    found = await holder.page(f"{last}&{unescape(leads[0])}")
+    assert len(set(re.findall(r"/console/requests/(req_\w+)", found))) in (2, 3)
+
+
+async def test_a_page_of_ninety_days_is_small(holder: Account) -> None:
+    for by in ("model", "key"):
+        assert len(await holder.page(f"/console/usage?range=90d&by={by}")) < 60_000
 
 
 async def test_times_of_a_filter_stand_in_their_fields_as_moments(holder: Account) -> None:
@@ -152,3 +180,44 @@ async def test_what_is_not_one_s_own_is_not_there(holder: Account) -> None:
     assert "req_" not in re.sub(r"<header.*?</header>", "", await stranger.page("/console/requests"))
     told: Any = card(await stranger.page("/console/usage"), "Requests")
     assert told == 0
+
+
+async def test_a_list_holds_still_and_tells_how_many_have_come_since(holder: Account) -> None:
+    page = await holder.page("/console/requests?status=200")
+    again = unescape(re.findall(r'data-again="([^"]+)"', page)[0])
+    assert "Look for new ones" in page
+    assert "0 in flight" in page
+    assert "Look for new ones" in await holder.page(again, is_part=True)
+    key, raw = await holder.door.gateway.keys.create(holder.account_id, name="another")
+    for model in (FREE["id"], "none/such", FREE["id"]):
+        await holder.door.chat(raw, model=model)
+    news = await holder.page(again, is_part=True)
+    assert news.strip().startswith('<p id="newer"')
+    assert ">2 new<" in news
+    here = unescape(re.findall(r'href="([^"]+)"', news)[0])
+    assert here == "/console/requests?status=200"
+    found = await holder.page(f"{here}&key={key.id}")
+    assert len(set(re.findall(r"/console/requests/(req_\w+)", found))) == 2
+    older = re.findall(r'href="([^"]+)" rel="next"', await holder.page("/console/requests?limit=1"))[0]
+    assert "data-again" not in await holder.page(f"/console/requests{unescape(older)}")
+
+
+async def test_a_request_that_runs_is_counted_and_new_once_it_has_ended(holder: Account) -> None:
+    caller = await holder.door.gateway.authenticator.identify(holder.token)
+    with holder.door.gateway.limiter.admit(caller):
+        assert "1 in flight" in await holder.page("/console/requests")
+    assert "0 in flight" in await holder.page("/console/requests")
+
+
+async def test_a_request_tells_who_failed_before_and_what_to_do(holder: Account) -> None:
+    store, at_ms = store_of(holder.door.gateway), now_ms()
+    record = recorded(at_ms, account_id=holder.account_id, http_status=502, error_code="backend_error")
+    await write_records(store, record)
+    for number, backend in enumerate(("vllm-7", "vllm-8"), 1):
+        await store.write(NoteFailedAttempt(holder.account_id, record.id, number, backend, "connect_failed"))
+    assert "attempt 3" in await holder.page("/console/requests?status=502")
+    page = await holder.page(f"/console/requests/{record.id}")
+    assert "vllm-7: connect_failed" in page
+    assert "choose another model" in page
+    told = orjson.loads(await holder.page(f"/v1/requests/{record.id}"))["failed_attempts"]
+    assert [one["backend"] for one in told] == ["vllm-7", "vllm-8"]

@@ -308,7 +308,7 @@ async def test_the_limits_page_shows_key_and_account(served: Served) -> None:
         "requests_per_minute": {"limit": 10, "remaining": 8},
         "requests_per_day": {"limit": 20, "remaining": 18},
         "tokens_per_minute": {"limit": 2000, "remaining": 1972},
-        "in_flight": {"limit": 30},
+        "in_flight": {"limit": 30, "running": 0},
     }
     page = (await door.get("/v1/limits", second)).json()
     assert page["requests_per_minute"] == {"limit": None, "remaining": None}
@@ -481,7 +481,7 @@ async def test_the_limits_page_agrees_with_the_headers(served: Served) -> None:
     assert page["requests_per_minute"] == {"limit": 5, "remaining": 4}
     assert page["requests_per_day"] == {"limit": 7, "remaining": 6}
     assert page["tokens_per_minute"] == {"limit": 1000, "remaining": 986}
-    assert page["in_flight"] == {"limit": 2}
+    assert page["in_flight"] == {"limit": 2, "running": 0}
     assert page["account"]["requests_per_minute"] == {"limit": 60, "remaining": 59}
     assert told(response) == (5, 4, page["resets_at"])
     assert tokens_told(response) == (1000, 986)

@@ -95,6 +95,7 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "usage_missing": None,
         "parent_id": None,
         "routing": None,
+        "failed_attempts": [],
         "user": None,
         "tags": [],
     }

@@ -164,12 +164,6 @@ class KeyPages:
         return Shown("key_made.html", values)
 
 
-async def names_of_keys(keys: Keys, asked: AskedPage) -> dict[str, str]:
-    """What people call them, by id: of the thousand that were made last."""
-    found = await keys.list(asking(asked, Nothing(), KeysQuery(limit=1000)))
-    return {key.id: key.name or f"{key.prefix}…" for key in found.data}
-
-
 def _new_values(typed: Form) -> dict[str, Any]:
     return {
         "typed": typed,

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from http_api.console.chart import Stacked, stacked_bars
 from http_api.console.forms import Form
-from http_api.console.pages.keys import names_of_keys
+from http_api.console.pages.requests import REQUESTS_PATH
 from http_api.console.serving import Console, Shown, asking
 from http_api.console.view import counted, dollars, minute
 from http_api.exports import Format
@@ -27,6 +27,8 @@ _RANGE_LABELS: dict[Range, str] = {
     "24h": "24 hours", "7d": "7 days", "30d": "30 days", "90d": "90 days", "month": "this month",
 }  # fmt: skip
 _METRIC_LABELS: dict[Metric, str] = {"cost": "Cost", "requests": "Requests", "tokens": "Tokens", "errors": "Errors"}
+_LEADING: tuple[By, ...] = ("model", "key", "surface", "status", "tag")
+"""By which requests are listed, too."""
 _MOST_SERIES = 6
 """Colours that are told apart; what is behind the first ones stands together."""
 _MOST_BARS = 24 * 14
@@ -64,7 +66,7 @@ class _Window:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
         self.begin, self.end = begin, end
         self.unit: Literal["hour", "day"] = "hour" if end - begin <= timedelta(days=2) else "day"
-        step = timedelta(hours=1) if self.unit == "hour" else timedelta(days=1)
+        self._step = step = timedelta(hours=1) if self.unit == "hour" else timedelta(days=1)
         if (end - begin) / step > _MOST_BARS:
             raise GatewayError("invalid_value", f"Choose {_MOST_BARS} days or fewer.", param="since")
         self.bars = [begin + step * number for number in range(int((end - begin) / step))]
@@ -73,6 +75,10 @@ class _Window:
         given = {"since": self.begin.isoformat(), "until": self.end.isoformat(), "group_by": group_by}
         text = urlencode(given | ({"format": form} if form else {}))
         return read_query({"query_string": text.encode()}, UsageQuery)
+
+    def within(self, bar: datetime) -> dict[str, str]:
+        """The filter of the requests that a bar sums up."""
+        return {"since": minute(bar), "until": minute(bar + self._step)}
 
     def name_of(self, bar: datetime) -> str:
         """As the API names an hour or a day."""
@@ -83,7 +89,10 @@ class _Window:
 
 
 class UsagePages:
-    def __init__(self, usage: UsageReports, keys: Keys, now_ms: Callable[[], int]) -> None:
+    """`at` says as what a browser asks for a path."""
+
+    def __init__(self, usage: UsageReports, keys: Keys, now_ms: Callable[[], int], *, at: Callable[[str], str]) -> None:
+        self._at = at
         self._usage = usage
         self._keys = keys
         self._now_ms = now_ms
@@ -103,7 +112,8 @@ class UsagePages:
         if query.show == "errors" and query.by != "status":
             rows = errors
         shared: By = "status" if query.show == "errors" else query.by
-        names = await names_of_keys(self._keys, asked) if shared == "key" else {}
+        names = await self._keys.names(asked) if shared == "key" else {}
+        links = [f"{self._at(REQUESTS_PATH)}?{urlencode(window.within(bar))}" for bar in window.bars]
         series = _series(rows, window, shared, query.show, names)
         values = {
             "filter": query,
@@ -117,12 +127,15 @@ class UsagePages:
             "begin": window.begin.strftime("%Y-%m-%d"),
             "end": (window.end - timedelta(seconds=1)).strftime("%Y-%m-%d"),
             "window": {"since": minute(window.begin), "until": minute(window.end)},
-            "picture": _picture(window, series, query.show),
+            "picture": _picture(window, series, query.show, links),
+            "links": links,
+            "leads": _leads(series, shared),
             "series": series,
             "bars": [window.name_of(bar) for bar in window.bars],
             "value": dollars if query.show == "cost" else counted,
             "groups_shown": _found(rows, shared, names),
             "shared": shared,
+            "leading": _LEADING,
             "query": _text_of(query),
         }
         return Shown("usage.html", values, part="usage")
@@ -176,7 +189,8 @@ def _series(
     shown = largest if len(largest) <= _MOST_SERIES else largest[: _MOST_SERIES - 1]
     at_bars = [window.name_of(bar) for bar in window.bars]
     series = [
-        Stacked(names.get(group, group), [by_group[group].get(at, Decimal(0)) for at in at_bars]) for group in shown
+        Stacked(names.get(group, group), [by_group[group].get(at, Decimal(0)) for at in at_bars], group)
+        for group in shown
     ]
     if others := largest[len(shown) :]:
         sums = [sum((by_group[group].get(at, Decimal(0)) for group in others), Decimal(0)) for at in at_bars]
@@ -190,10 +204,18 @@ def _found(rows: Iterable[UsageRow], by: By, names: dict[str, str]) -> list[tupl
     return [(group, names.get(group, group)) for group in groups]
 
 
-def _picture(window: _Window, series: Sequence[Stacked], metric: Metric) -> str:
+def _leads(series: Sequence[Stacked], by: By) -> dict[int, str]:
+    """What a part of a bar adds to where its bar leads, by its place in the legend."""
+    if by not in _LEADING:
+        return {}
+    leading = ((place, one.group) for place, one in enumerate(series))
+    return {place: urlencode([(str(by), group)]) for place, group in leading if group not in ("", "none")}
+
+
+def _picture(window: _Window, series: Sequence[Stacked], metric: Metric, links: Sequence[str]) -> str:
     labels = [window.label_of(bar) for bar in window.bars]
     title = f"{_METRIC_LABELS[metric]} from {window.begin:%Y-%m-%d}, in UTC"
-    return stacked_bars(title, labels, series, dollars if metric == "cost" else counted)
+    return stacked_bars(title, labels, series, dollars if metric == "cost" else counted, links)
 
 
 def _text_of(query: UsageFilter) -> str:

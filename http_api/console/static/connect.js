@@ -1,8 +1,6 @@
 // Puts the reader's own key into the blocks, which no server is told of; and looks every few seconds for the first request.
-import { replaceParts } from "./parts.js";
+import { lookAgain } from "./again.js";
 
-const EVERY_MS = 4000;
-const MOST_LOOKS = 150; // ten minutes
 const secret = document.getElementById("secret");
 document.getElementById("own-key").hidden = false;
 
@@ -18,11 +16,4 @@ function fill() {
 secret.addEventListener("input", fill);
 document.addEventListener("parts-replaced", fill);
 
-let looks = 0;
-setInterval(async () => {
-  const url = document.querySelector("#arrived[data-again]")?.dataset.again;
-  if (!url || document.hidden || looks >= MOST_LOOKS) return;
-  looks += 1;
-  const answer = await fetch(url, { headers: { "x-part": "1" } }).catch(() => null);
-  if (answer?.ok && !answer.redirected) replaceParts(await answer.text());
-}, EVERY_MS);
+lookAgain(4000, 150); // for ten minutes

@@ -176,6 +176,16 @@ class KeysPage(Report[Sequence[Key]]):
 
 
 @dataclass(frozen=True, slots=True)
+class KeyNames(Report[dict[str, str]]):
+    """What each is called, or how it begins where it has no name, by id; of so many that were made last."""
+
+    account_id: str
+    most: int
+    within: str | None = None
+    """As in KeysPage."""
+
+
+@dataclass(frozen=True, slots=True)
 class AnyKeysPage(Scan[Sequence[Key]]):
     """The newest first, of one account or of all, for the operator; the one with an id, those that begin so, or all."""
 
@@ -287,6 +297,10 @@ class KeyRing:
         Of those `within` a key it is that one and what it has made, and what that made.
         """
         return await self._store.read(KeysPage(account_id, before_id, limit, state, self._now_ms(), within))
+
+    async def names(self, account_id: str, *, most: int, within: str | None = None) -> dict[str, str]:
+        """What an account's keys are called, by id, the newest first; see KeyNames."""
+        return await self._store.read(KeyNames(account_id, most, within))
 
     async def any_page(
         self,

@@ -182,6 +182,12 @@ class Limiter:
         """Answers open now, over all callers."""
         return self._running
 
+    def running(self, quota: Quota) -> int:
+        """How many requests of a quota's subject run now."""
+        table = self._guest_uses if quota.is_of_guests else self._key_uses
+        use = table.get(quota.subject)
+        return 0 if use is None else use.running
+
     def _check(self, uses: Uses) -> None:
         for use, quota in uses:  # written out, since every request pays for it
             most = quota.allowance

@@ -168,12 +168,17 @@ class MissingUsagesOf(Report[dict[str, str]]):
     last_id: str
 
 
+FailedAttempts = dict[str, list[tuple[str, str]]]
+"""By a request's id, who failed before the backend that its row names, and with which code, in order of their turns."""
+
+
 @dataclass(frozen=True, slots=True)
-class FailedAttemptsOf(Report[list[tuple[str, str]]]):
-    """Who failed before the backend that a request's row names, and with which code, in the order of their turns."""
+class FailedAttemptsOf(Report[FailedAttempts]):
+    """Of each request that had any, between two ids, both included."""
 
     account_id: str
-    request_id: str
+    first_id: str
+    last_id: str
 
 
 _MOST_FOUND = 20
@@ -240,9 +245,9 @@ class History:
         """Of those whose backend told no usage: the policy by which they were billed, by id."""
         return await self._store.read(MissingUsagesOf(account_id, *_ends_of(records))) if records else {}
 
-    async def failed_attempts(self, record: RequestRecord) -> list[tuple[str, str]]:
-        """For the operator: who failed before the backend that the record names, and with which code."""
-        return await self._store.read(FailedAttemptsOf(record.account_id, record.id))
+    async def failed_attempts(self, account_id: str, records: Sequence[RequestRecord]) -> FailedAttempts:
+        """Of those that had any: who failed before the backend that the record names, and with which code."""
+        return await self._store.read(FailedAttemptsOf(account_id, *_ends_of(records))) if records else {}
 
     async def totals(
         self, account_id: str, since_ms: int, until_ms: int, *by: Group, within: str | None = None

@@ -24,6 +24,7 @@ from mcp_gateway.core.identity.key_ring import (
     ForgetChanges,
     KeyByDigest,
     KeyById,
+    KeyNames,
     KeysPage,
     LiveKeysMade,
     LiveMintedBy,
@@ -131,6 +132,7 @@ WITH RECURSIVE branch (one) AS (VALUES ({}) UNION SELECT key_id FROM branch JOIN
 SELECT one FROM branch
 """
 """A key and what it has made, and what that made."""
+_NAMES = "SELECT id, IIF(name = '', prefix || '…', name) FROM keys WHERE account_id = :account_id"
 _WITHIN = f"keys.id IN ({KEYS_WITHIN.format(':within')})"
 _LIVE_MINTED_BY = f"""
 SELECT keys.id FROM keys JOIN minted_keys ON minted_keys.key_id = keys.id JOIN key_rights ON key_rights.key_id = keys.id
@@ -485,6 +487,12 @@ def _page(rows: Rows, read: KeysPage) -> Sequence[Key]:
     return _newest(rows, read, ["keys.account_id = :account_id", *([] if read.within is None else [_WITHIN])])
 
 
+def _names(rows: Rows, read: KeyNames) -> dict[str, str]:
+    within = "" if read.within is None else f"AND {_WITHIN}"
+    sql = f"{_NAMES} {within} ORDER BY keys.id DESC LIMIT :most"
+    return dict(rows.all(sql, {"account_id": read.account_id, "within": read.within, "most": read.most}))
+
+
 def _any_page(rows: Rows, read: AnyKeysPage) -> Sequence[Key]:
     conditions = [] if read.account_id is None else ["keys.account_id = :account_id"]
     if read.key_id is not None:
@@ -556,6 +564,7 @@ EXECUTORS = Executors(
         AccountLimitsOf: _account_limits,
         AllKeys: _all,
         KeysPage: _page,
+        KeyNames: _names,
         AnyKeysPage: _any_page,
         ChangesAfter: _changes_after,
         LiveKeysMade: _live_keys_made,

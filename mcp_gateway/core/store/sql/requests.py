@@ -10,6 +10,7 @@ from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, SlotPart
 from mcp_gateway.core.observe.history import (
+    FailedAttempts,
     FailedAttemptsOf,
     Group,
     Groups,
@@ -342,9 +343,14 @@ def _missing_usages(rows: Rows, read: MissingUsagesOf) -> dict[str, str]:
     return _between(rows, "SELECT id, policy FROM missing_usages", read)
 
 
-def _failed_attempts(rows: Rows, read: FailedAttemptsOf) -> list[tuple[str, str]]:
-    sql = "SELECT backend, code FROM failed_attempts WHERE account_id = ? AND id = ? ORDER BY number"
-    return [(backend, code) for backend, code in rows.all(sql, (read.account_id, read.request_id))]
+def _failed_attempts(rows: Rows, read: FailedAttemptsOf) -> FailedAttempts:
+    sql = """
+    SELECT id, backend, code FROM failed_attempts WHERE account_id = ? AND id >= ? AND id <= ? ORDER BY id, number
+    """
+    found: FailedAttempts = {}
+    for request_id, backend, code in rows.all(sql, (read.account_id, read.first_id, read.last_id)):
+        found.setdefault(request_id, []).append((backend, code))
+    return found
 
 
 def _between(rows: Rows, select: str, read: RepeatsOf | MissingUsagesOf) -> dict[str, str]:

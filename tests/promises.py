@@ -52,6 +52,7 @@ AREAS: dict[str, Area] = {
             "Administrators see all accounts, change them and enter money on pages that are not there for others, and the audit log has each change.": [
                 "tests/doors/test_console_admin.py",
                 "tests/doors/test_console_admin_people.py",
+                "tests/doors/test_console_admin_books.py",
             ],
             "People see where they are signed in and end it, owners invite by links that are told once, and nobody is deleted without typing who they are.": [
                 "tests/doors/test_console_account.py",

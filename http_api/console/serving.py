@@ -210,8 +210,8 @@ class Console:
 
 
 def asking(asked: AskedPage, body: B, query: Q | None = None) -> Asked[Q, B]:
-    """What a page asks of a row of the API, as if its reader had; without a query, by none."""
-    return Asked(asked.scope, query or cast(Q, Query()), body, asked.raw)
+    """What a page asks of a row of the API, as if its reader had, about the same account; without a query, by none."""
+    return Asked(asked.scope, query or cast(Q, Query()), body, asked.raw, asked.of_account)
 
 
 async def _read_form(scope: Scope, receive: Receive) -> bytes:

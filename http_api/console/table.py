@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from http_api.console.pages.account import ACCOUNT_PATH, OwnAccountPages
-from http_api.console.pages.admin_accounts import ACCOUNTS_PATH, AccountPages
+from http_api.console.pages.admin_accounts import AccountPages
 from http_api.console.pages.admin_audit import AUDIT_PATH, AuditPages
 from http_api.console.pages.admin_users import USERS_PATH, UserPages
+from http_api.console.pages.admin_wallet import AccountWalletPages
 from http_api.console.pages.connect import CONNECT_PATH, ConnectPages
 from http_api.console.pages.keys import ALL_KEYS_PATH, KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
@@ -16,6 +17,7 @@ from http_api.console.pages.sign_in import SignInPages
 from http_api.console.pages.status import StatusPages
 from http_api.console.pages.usage import USAGE_PATH, UsagePages
 from http_api.console.pages.wallet import WALLET_PATH, WalletDoors, WalletPages
+from http_api.console.pages_of import ACCOUNTS_PATH
 from http_api.console.security import security_headers
 from http_api.console.serving import Console
 from http_api.console.static_files import STATIC_PATH, StaticFiles
@@ -97,6 +99,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         *ConnectPages(run.keys, run.models, base_url=parts.base_url).rows(console),
         *(StatusPages(run.status, parts.lifecycle, parts.is_shared).rows(console) if parts.is_status_public else ()),
         *AccountPages(run.admin).rows(console),
+        *AccountWalletPages(run.admin, run.billing, run.statements, parts.now_ms).rows(console),
         *all_keys.rows(console),
         *UserPages(run.admin.users, base_url=parts.base_url, takes_passwords=parts.takes_passwords).rows(console),
         *AuditPages(run.admin.audit).rows(console),

@@ -11,6 +11,7 @@ from playwright.async_api import Browser
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, MakeBudgets
 from mcp_gateway.core.observe.status_board import ComponentState, NoteMinute
 from mcp_gateway.core.service_notice import TellIncident
 from tests.console.browser import Watched, chromium
@@ -62,11 +63,21 @@ async def open_house(data_dir: Path, prefix: str = "", **settings: Any) -> Async
         await door.gateway.keys.create(account_id, name="<script>alert(1)</script>", is_test=True)
         await door.gateway.ledger.credit(account_id, 25_000_000_000, "pi_of_tests")
         await door.gateway.ledger.grant(account_id, 1_500_000_000, "welcome", expires_at_ms=4_000_000_000_000)
+        await door.gateway.ledger._store.write(
+            MakeBudgets(_budgets_of(account_id), BudgetGroup("grp_1", account_id, "agents"))
+        )
         await _give_a_past(door)
         answers = [await door.chat(raw, model=model) for model in ("demo/echo", "demo/echo", "no/such")]
         request_id = answers[0].headers["x-request-id"]
         yield House(door, browser, email, account_id, request_id, prefix)
         await door.nothing_is_left()
+
+
+def _budgets_of(account_id: str) -> tuple[Budget, ...]:
+    return (
+        Budget("bud_1", account_id, account_id, 20_000_000_000, "month"),
+        Budget("bud_2", account_id, "grp_1", 5_000_000_000, "day"),
+    )
 
 
 async def _give_a_past(door: Door) -> None:

@@ -8,13 +8,13 @@ from http_api.admin.money import EntryBody, GrantBody
 from http_api.admin.table import AdminEndpoints
 from http_api.console.addresses import older
 from http_api.console.forms import Form
+from http_api.console.pages_of import ACCOUNTS_PATH
 from http_api.console.serving import AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.operations import Access, AnyOperation, Asked, Nothing
 from http_api.query import Query
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 
-ACCOUNTS_PATH = "/console/admin/accounts"
 _SWITCHES = ("active", "proxy", "attribution")
 _FIELDS = (*AccountChange.model_fields, *GrantBody.model_fields)
 """Of the forms, below which what is wrong with them is told."""
@@ -117,6 +117,8 @@ class AccountPages:
 def _values_of(account: AccountObject, typed: Form, *, is_changed: bool) -> dict[str, Any]:
     return {
         "account": account,
+        "home": f"{ACCOUNTS_PATH}/{account.id}",
+        "of_account": account.id,
         "typed": typed,
         "is_changed": is_changed,
         "fields": _FIELDS,

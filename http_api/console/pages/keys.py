@@ -38,7 +38,7 @@ _SCOPE_LABELS: dict[KeyScope, str] = {
     "billing": "pay into the wallet, and set the webhook",
     "manage": "make, change and revoke keys",
 }
-_WINDOW_LABELS = {"5h": "five hours", "day": "day", "week": "week", "month": "month", "total": "all its time"}
+WINDOW_LABELS = {"5h": "five hours", "day": "day", "week": "week", "month": "month", "total": "all its time"}
 _CLEARED = ("model_pool", "optimize_mode", "networks", "note", "tags")
 _FILTERS = ("state", "account_id", "key_id", "prefix")
 _FIELDS = (
@@ -169,7 +169,7 @@ def _new_values(typed: Form) -> dict[str, Any]:
         "typed": typed,
         "is_new": True,
         "models_now": "",
-        "windows": [(window, _WINDOW_LABELS[window]) for window in BUDGET_WINDOWS],
+        "windows": [(window, WINDOW_LABELS[window]) for window in BUDGET_WINDOWS],
         "scopes": [(scope, _SCOPE_LABELS[scope]) for scope in SCOPES],
         **_choices(),
         **_fields_shown({}),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import orjson
@@ -13,36 +13,22 @@ from http_api.auto_topups import AutoTopUpBody, AutoTopUpDoor
 from http_api.billing import Billing, TransactionObject, TransactionPage, TransactionsQuery
 from http_api.console.addresses import older
 from http_api.console.forms import Form
+from http_api.console.pages.books import KIND_LABELS, WALLET, BookPages, latest_months
+from http_api.console.pages.webhook import WebhookPages
+from http_api.console.pages_of import OWN_HOME, PagesOf, told_of
 from http_api.console.serving import AskedPage, Console, SeeOther, Shown, again, asking
-from http_api.exports import attachment
-from http_api.operations import Answered, AnyOperation, Asked, Nothing, Streamed, written
-from http_api.query import Query
-from http_api.statements import StatementQuery, Statements
+from http_api.operations import Answered, AnyOperation, Asked, Nothing
+from http_api.statements import Statements
 from http_api.topups import CheckoutBody, CheckoutObject, Empty, TopUps
-from http_api.webhooks import WebhookBody, WebhookDoor, WebhookObject
+from http_api.webhooks import WebhookDoor
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.months import Month
 from mcp_gateway.core.payments.checkout import Pages
 
-WALLET_PATH = "/console/wallet"
-WEBHOOK_PATH = f"{WALLET_PATH}/webhook"
+WALLET_PATH = f"{OWN_HOME}{WALLET}"
 _PAGE_ROWS = 50
 _LOOKED_THROUGH = 500
 """Of the newest transactions, among which a payment is looked for."""
-_MONTHS = 12
 _AUTO_FIELDS = ("threshold_usd", "max_per_day_usd", "auto_amount_usd")
-_KIND_LABELS = {
-    "credit": "paid in",
-    "grant": "granted",
-    "adjustment": "corrected by hand",
-    "refund": "refunded",
-    "dispute": "disputed",
-    "expire": "grant expired",
-    "settle": "request",
-    "refund_of_request": "request given back",
-    "hold": "set aside",
-    "void": "released",
-}
 
 
 class WalletQuery(TransactionsQuery):
@@ -50,18 +36,6 @@ class WalletQuery(TransactionsQuery):
 
     after: Annotated[str, Field(pattern=r"^txn_[0-9]{1,18}$")] | None = None
     saved: bool = False
-
-
-class LedgerQuery(Query):
-    """As which file."""
-
-    format: Literal["csv", "jsonl"] = "csv"
-
-
-class MonthQuery(Query):
-    """As a page, or as which file."""
-
-    format: Literal["html", "csv", "json"] = "html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +58,13 @@ class WalletPages:
         self._base_url = base_url
 
     def rows(self, console: Console) -> list[AnyOperation]:
+        own, doors = PagesOf(), self._doors
         rows = [
             console.page(WALLET_PATH, self.show, query=WalletQuery, scope="read"),
-            console.page(f"{WALLET_PATH}/ledger", self.ledger, query=LedgerQuery, scope="read"),
-            console.page(f"{WALLET_PATH}/statements/{{month}}", self.statement, query=MonthQuery, scope="read"),
+            *BookPages(own, doors.billing.transactions, doors.statements).rows(console),
+            *WebhookPages(own, doors.webhooks).rows(console),
             console.page(f"{WALLET_PATH}/auto-topup", self.set_auto_topup, method="POST", scope="billing"),
             console.page(f"{WALLET_PATH}/auto-topup/remove", self.remove_auto_topup, method="POST", scope="billing"),
-            console.page(WEBHOOK_PATH, self.show_webhook, scope="manage"),
-            console.page(WEBHOOK_PATH, self.set_webhook, method="POST", scope="billing"),
-            console.page(f"{WEBHOOK_PATH}/rotate", self.rotate_webhook, method="POST", scope="billing"),
-            console.page(f"{WEBHOOK_PATH}/remove", self.remove_webhook, method="POST", scope="billing"),
         ]
         if not self._doors.topups.are_configured:
             return rows
@@ -107,24 +78,6 @@ class WalletPages:
 
     async def show(self, asked: Asked[WalletQuery, Form]) -> Shown:
         return Shown("wallet.html", {**await self._values(asked, asked.query), "error": None}, part="table")
-
-    async def ledger(self, asked: Asked[LedgerQuery, Form]) -> Streamed:
-        told = await self._doors.billing.transactions(
-            asking(asked, Nothing(), TransactionsQuery(format=asked.query.format))
-        )
-        assert isinstance(told, Streamed)
-        return told
-
-    async def statement(self, asked: Asked[MonthQuery, Form]) -> Shown | Answered[Any]:
-        form, month = asked.query.format, asked.path["month"]
-        query = StatementQuery(format="csv" if form == "csv" else "json")
-        told = await self._doors.statements.get(asking(asked, Nothing(), query))
-        if isinstance(told, Answered):
-            return told
-        if form == "json":
-            file = attachment(f"statement-{month}.json")
-            return Answered(written(told), None, (file,), "application/json")
-        return Shown("statement.html", {"statement": told, "kinds": _KIND_LABELS})
 
     # Paying
 
@@ -164,29 +117,6 @@ class WalletPages:
         await self._doors.auto_topups.remove(asking(asked, Nothing()))
         return SeeOther(f"{WALLET_PATH}?saved=1")
 
-    # Its webhook
-
-    async def show_webhook(self, asked: AskedPage) -> Shown:
-        told = await self._doors.webhooks.get(asking(asked, Nothing()))
-        return Shown("webhook.html", {**_webhook_values(asked, told), "error": None})
-
-    async def set_webhook(self, asked: AskedPage) -> Shown:
-        try:
-            body = asked.body.as_body(WebhookBody, clears=("low_balance_usd",))
-            told = await self._doors.webhooks.put(asking(asked, body))
-        except GatewayError as error:
-            now = await self._doors.webhooks.get(asking(asked, Nothing()))
-            return again("webhook.html", _webhook_values(asked, now), error)
-        return Shown("webhook.html", {**_webhook_values(asked, told), "error": None, "is_saved": True})
-
-    async def rotate_webhook(self, asked: AskedPage) -> Shown:
-        told = await self._doors.webhooks.rotate(asking(asked, Nothing()))
-        return Shown("webhook.html", {**_webhook_values(asked, told), "error": None, "is_saved": True})
-
-    async def remove_webhook(self, asked: AskedPage) -> SeeOther:
-        await self._doors.webhooks.remove(asking(asked, Nothing()))
-        return SeeOther(WEBHOOK_PATH)
-
     async def _values(self, asked: Asked[Any, Form], query: WalletQuery) -> dict[str, Any]:
         doors, may_pay = self._doors, asked.may("billing")
         wallet = await doors.billing.get(asking(asked, Nothing()))
@@ -196,10 +126,11 @@ class WalletPages:
         auto = await doors.auto_topups.get(asking(asked, Nothing())) if may_pay else None
         sets_auto = auto is not None and auto.available and auto.has_payment_method
         return {
+            **told_of(asked),
             "wallet": wallet,
             "rows": page.data,
             "older": older(page.next_cursor, {}),
-            "kinds": _KIND_LABELS,
+            "kinds": KIND_LABELS,
             "after": newest.data[0].id if newest.data else "txn_0",
             "waits_after": query.after,
             "arrived": None if query.after is None else _arrived(newest.data, query.after),
@@ -210,7 +141,7 @@ class WalletPages:
             "saves_methods": doors.topups.saves_methods,
             "offered": doors.topups.offered_usd,
             "auto": auto,
-            "months": _months(self._now_ms()),
+            "months": latest_months(self._now_ms),
             "typed": asked.body,
             "sets_auto": sets_auto,
             "fields": ("amount_usd", *(_AUTO_FIELDS if sets_auto else ())),
@@ -234,21 +165,3 @@ def _url_of(told: CheckoutObject | Answered[CheckoutObject]) -> str:
 def _arrived(newest: Sequence[TransactionObject], after: str) -> TransactionObject | None:
     """What was paid in since."""
     return next((row for row in takewhile(lambda row: row.id != after, newest) if row.kind == "credit"), None)
-
-
-def _months(now_ms: int) -> list[str]:
-    """The latest ones, this one first."""
-    months = [Month.at(now_ms)]
-    while len(months) < _MONTHS:
-        months.append(Month.at(months[-1].since_ms - 1))
-    return [month.name for month in months]
-
-
-def _webhook_values(asked: AskedPage, webhook: WebhookObject) -> dict[str, Any]:
-    return {
-        "webhook": webhook,
-        "may_pay": asked.may("billing"),
-        "is_saved": False,
-        "typed": asked.body,
-        "fields": ("url", "low_balance_usd"),
-    }

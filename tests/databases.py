@@ -21,6 +21,7 @@ from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.migrations import migrate
+from mcp_gateway.core.store.sqlite.space import let_it_shrink
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Executors, Parameters, Row, Rows, Transaction
 
@@ -150,6 +151,7 @@ def _template() -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "template.sqlite3"
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            let_it_shrink(connection)
             connection.execute("PRAGMA journal_mode = WAL")
             migrate(connection)
             connection.execute("CREATE TABLE notes (text UNIQUE, size BLOB)")  # for tests of the store itself

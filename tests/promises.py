@@ -335,6 +335,10 @@ AREAS: dict[str, Area] = {
                 "tests/core/ledger/test_ledger.py::test_the_grant_that_expires_first_is_used_first_and_refilled_last",
                 "tests/core/ledger/test_ledger.py::test_a_release_gives_everything_back_to_where_it_came_from",
             ],
+            "Old requests are deleted beside traffic, a few at a time, their sums stay, and the space is used again or given back.": [
+                "tests/core/observe/test_retention.py",
+                "tests/doors/test_retention.py",
+            ],
             "The ledger is append-only, every transaction sums to zero, and a check finds what differs.": [
                 "tests/test_commands.py::test_the_books_agree_until_a_balance_differs_from_its_entries",
                 "tests/core/ledger/test_ledger.py",

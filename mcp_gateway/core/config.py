@@ -979,6 +979,8 @@ class Settings(Section):
     """Fetch images that keys name by an https address, from public servers alone, and send them on as data."""
     image_blocklist_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/blocked-images.txt"])
     """SHA-256 hashes of images that are refused, one in hex per line; read again when the file changes."""
+    requests_keep_days: NonNegative = 400
+    """Records of requests are deleted when they are so old, and what names whom they were made for; 0: never."""
     max_body_bytes: Positive = 16 * 1024 * 1024
     """The largest request body; each MiB takes about 2 ms in which nothing else is served."""
     max_in_flight_bytes: Positive = 256 * 1024 * 1024

@@ -74,6 +74,7 @@ from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.observe.reconciliation import Reconciler
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
+from mcp_gateway.core.observe.retention import Retention
 from mcp_gateway.core.observe.status_board import StatusBoard
 from mcp_gateway.core.payments.auto_payments import AutoPayments
 from mcp_gateway.core.payments.auto_topups import AutoTopUps
@@ -375,6 +376,7 @@ async def open_gateway(
         deliveries = _deliveries(store, settings, metrics)
         await deliveries.begin(settings.webhooks.url)
         judge = Judge(lifecycle, ledger, pool, published)
+        retention = Retention(store, clock.now_ms, requests_keep_days=settings.requests_keep_days)
         board = StatusBoard(store, judge.components, clock.now_ms)
         await board.restore()
         gateway = Gateway(
@@ -449,6 +451,7 @@ async def open_gateway(
                 orders=orders.watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
+                retention=retention.watch,
                 user_sessions=known_sessions.watch,
                 webhooks=deliveries.watch,
                 **({"status_board": board.watch} if settings.public_stats != "off" else {}),

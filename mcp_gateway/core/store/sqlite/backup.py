@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mcp_gateway.core.private import make_file
 from mcp_gateway.core.store.sqlite.faults import as_database_error
+from mcp_gateway.core.store.sqlite.space import let_it_shrink
 
 
 def back_up(database: Path, target: Path) -> None:
@@ -22,6 +23,7 @@ def back_up(database: Path, target: Path) -> None:
     make_file(part)
     try:
         with as_database_error(), contextlib.closing(sqlite3.connect(database)) as connection:
+            let_it_shrink(connection)
             connection.execute("VACUUM INTO ?", (str(part),))
         flush(part)
         part.rename(target)

@@ -18,12 +18,14 @@ from mcp_gateway.core.store.sql import (
     outcomes,
     payments,
     requests,
+    retention,
     service_notice,
     status_board,
     users,
     webhooks,
 )
 from mcp_gateway.core.store.sqlite import ledger as hot_ledger
+from mcp_gateway.core.store.sqlite import space
 
 EXECUTORS = (
     accounts.EXECUTORS
@@ -43,7 +45,9 @@ EXECUTORS = (
     | counters.EXECUTORS
     | orders.EXECUTORS
     | outcomes.EXECUTORS
+    | retention.EXECUTORS
     | service_notice.EXECUTORS
+    | space.EXECUTORS
     | status_board.EXECUTORS
     | users.EXECUTORS
     | identities.EXECUTORS

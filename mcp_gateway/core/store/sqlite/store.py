@@ -25,6 +25,7 @@ from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.private import keep_private
 from mcp_gateway.core.store.sqlite.readers import Readers
+from mcp_gateway.core.store.sqlite.space import let_it_shrink
 from mcp_gateway.core.store.sqlite.write_ahead_log import Flusher, Sync, WriteAheadLog, sync_data
 from mcp_gateway.core.store.transaction import Executors, Rows, Run, RunTogether, Transaction
 
@@ -608,6 +609,7 @@ def _open_for_writing(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     keep_private(path)
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
+        let_it_shrink(connection)
         _switch_to_wal(connection, busy_timeout_s)
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)

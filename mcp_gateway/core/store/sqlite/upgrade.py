@@ -9,6 +9,7 @@ from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.migrations import Pending, migrate, pending
 from mcp_gateway.core.store.sqlite.private import keep_private
 from mcp_gateway.core.store.sqlite.sole import AlreadyServed, sole_server
+from mcp_gateway.core.store.sqlite.space import let_it_shrink
 
 _PATIENCE_S = 10.0
 """A server that has just started may be about to change the schema itself."""
@@ -27,6 +28,7 @@ def upgrade_unless_served(database: Path, patience_s: float = _PATIENCE_S) -> No
         while (lack := pending(connection)) is not None:
             try:
                 with sole_server(database.parent, patience_s=0):
+                    let_it_shrink(connection)
                     migrate(connection)
             except AlreadyServed:
                 if time.monotonic() >= deadline_s:

@@ -51,6 +51,14 @@ class PasswordBody(BaseModel):
     token: _Secret | None = None
 
 
+class ProfileBody(BaseModel):
+    """The time zone that pages tell times in, such as Europe/Berlin; null for UTC."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    zone: Annotated[str, Field(min_length=1, max_length=100)] | None
+
+
 class UserObject(Told):
     """A person, as they see themselves."""
 
@@ -62,6 +70,7 @@ class UserObject(Told):
     administrator: bool
     scopes: list[KeyScope]
     created_at: int
+    zone: str | None
     session_id: str | Absent = None
     signed_in_by: SignedInBy | Absent = None
 
@@ -176,11 +185,11 @@ class PeopleDoor:
         return Answered(TokenObject(**self._token_fields(token)), headers=(NOT_STORED,))
 
     async def me(self, asked: Asked[Query, Nothing]) -> UserObject:
-        user = asked.caller.user
-        person = await self._sign_in.people.get(user.user_id)
-        session: dict[str, Any] = {"session_id": user.session_id} if user.session_id else {}
-        signed_in_by = await self._sign_in.way_of(user)
-        return UserObject(**_fields_of(person), **session, signed_in_by=signed_in_by)
+        return await self._told_of(asked)
+
+    async def change(self, asked: Asked[Query, ProfileBody]) -> UserObject:
+        await self._sign_in.people.set_zone(asked.caller.user.user_id, asked.body.zone)
+        return await self._told_of(asked)
 
     async def delete(self, asked: Asked[Query, Nothing]) -> Answered[DeletedUser]:
         user = asked.caller.user
@@ -225,6 +234,13 @@ class PeopleDoor:
     async def let_choose_password(self, asked: Asked[Query, Nothing]) -> Answered[OneTimeSecretObject]:
         caller, user_id = asked.caller, asked.path["user_id"]
         return told_once(await self._sign_in.let_choose_password(caller.user, caller.account_id, user_id))
+
+    async def _told_of(self, asked: Asked[Query, Any]) -> UserObject:
+        user = asked.caller.user
+        person = await self._sign_in.people.get(user.user_id)
+        session: dict[str, Any] = {"session_id": user.session_id} if user.session_id else {}
+        signed_in_by = await self._sign_in.way_of(user)
+        return UserObject(**_fields_of(person), **session, signed_in_by=signed_in_by)
 
     async def _change_password(self, asked: Asked[Query, PasswordBody]) -> None:
         user, address = asked.caller.user, counted_as(asked.context.address)
@@ -273,6 +289,7 @@ def _fields_of(person: Person) -> dict[str, Any]:
         "administrator": person.is_administrator,
         "scopes": [scope for scope in SCOPES if scope in ROLE_SCOPES[person.role]],
         "created_at": person.created_at_ms // 1000,
+        "zone": person.zone,
     }
 
 

@@ -1,9 +1,10 @@
 """GET /usage: an account's requests, tokens and cost in a window of time, by one thing or two that they share."""
 
 from collections.abc import Callable
+from datetime import UTC
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from http_api.exports import Format, at_once, export, format_of
 from http_api.operations import Asked, Nothing, Streamed, Told
@@ -11,9 +12,11 @@ from http_api.query import Moment, Query, whole_day
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.months import ModelUse
+from mcp_gateway.core.moments import date_in
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Group, History, Names, Totals
 from mcp_gateway.core.record import AskedAs
+from mcp_gateway.core.zones import day_begins_ms, zone_of
 
 _DEFAULT_WINDOW_MS = 30 * DAY_MS
 _GROUPS: tuple[Group, ...] = get_args(Group)
@@ -39,12 +42,44 @@ _ONE_GROUP = f"({'|'.join(_GROUPS)})"
 _GROUP_BY: dict[str, Any] = {
     "type": "string",
     "pattern": f"^{_ONE_GROUP}(,{_ONE_GROUP})?$",
-    "description": "What each row is of, or two such things with a comma between. Times are UTC; a status is that of "
+    "description": "What each row is of, or two such things with a comma between. Hours are UTC, days and months "
+    "those of `zone`; a status is that of "
     "HTTP which the caller was told, a task is of requests that named no model. Users and tags are those of an account "
     "whose requests are attributed; one of several tags counts in the row of each.",
     "examples": [*_GROUPS, "day,model"],
 }
 GroupBy = Annotated[str, AfterValidator(_checked), WithJsonSchema(_GROUP_BY)]
+
+
+_ZONE: dict[str, Any] = {
+    "type": "string",
+    "maxLength": 100,
+    "default": "UTC",
+    "description": "Whose days and months are summed up, and by which dates of `since` and `until` begin. Sums are "
+    "kept by the hour of UTC: an hour is of the day in which it begins.",
+    "examples": ["UTC", "Europe/Berlin"],
+}
+
+
+def _known(name: str) -> str:
+    zone_of(name)
+    return name
+
+
+Zone = Annotated[str, Field(max_length=100), AfterValidator(_known), WithJsonSchema(_ZONE)]
+
+
+def _dates(given: dict[str, Any]) -> dict[str, Any]:
+    """A query whose dates are moments: a date until itself is that day, and days begin where its zone has them."""
+    whole = whole_day(given)
+    try:
+        zone = zone_of(whole.get("zone", "UTC"))
+    except ValueError:
+        return whole  # which the field tells
+    if zone is UTC:
+        return whole
+    days = {name: date_in(whole.get(name, "")) for name in ("since", "until")}
+    return whole | {name: str(day_begins_ms(day, zone) // 1000) for name, day in days.items() if day is not None}
 
 
 class UsageQuery(Query):
@@ -53,10 +88,11 @@ class UsageQuery(Query):
     A date until itself is that day.
     """
 
-    _whole_day = model_validator(mode="before")(whole_day)
+    _read_dates = model_validator(mode="before")(_dates)
     since: Moment | None = None
     until: Moment | None = None
     group_by: GroupBy = "day"
+    zone: Zone = "UTC"
     format: Format | None = None
 
 
@@ -95,6 +131,7 @@ class UsageReport(Told):
     since: int
     until: int
     group_by: GroupBy
+    zone: str
     totals: UsageTotals
 
 
@@ -110,9 +147,14 @@ class UsageReports:
         if since_ms > until_ms:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
         whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
+        zone = zone_of(query.zone)
+        if zone is not UTC:  # whose clocks are looked at in all this time; nothing begins after now
+            whole_until_ms = max(since_ms, min(whole_until_ms, end_of_hour_ms(self._now_ms())))
         by = _groups_in(query.group_by)
         about = asked.about
-        groups = await self._history.totals(about.account_id, since_ms, whole_until_ms, *by, within=about.within)
+        groups = await self._history.totals(
+            about.account_id, since_ms, whole_until_ms, *by, within=about.within, zone=zone
+        )
         rows = [_row(by, names, totals) for names, totals in groups.items()]
         if (form := format_of(asked)) != "json":
             return export("usage", form, UsageRow, at_once(rows))
@@ -127,6 +169,7 @@ class UsageReports:
             since=since_ms // 1000,
             until=until_ms // 1000,
             group_by=query.group_by,
+            zone=query.zone,
             totals=UsageTotals(**totals_fields(sum(once.values(), Totals()))),
         )
 

@@ -29,6 +29,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_usage.py",
                 "tests/test_console_chart.py",
                 "tests/console/test_usage.py",
+                "tests/core/test_zones.py",
             ],
             "The list of models is the API's, with exact prices, and a model without one is shown as free, never as 0.": [
                 "tests/doors/test_console_models.py",

@@ -12,10 +12,11 @@ from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Query
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.accounts import Account, Accounts, in_percent, margin_of
-from mcp_gateway.core.ledger.budgets import SetZone, zone_of
+from mcp_gateway.core.ledger.budgets import SetZone
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.minting import MAX_NAME_CHARS
 from mcp_gateway.core.wallet import WalletObject
+from mcp_gateway.core.zones import zone_of
 
 
 class AccountsQuery(PageQuery):

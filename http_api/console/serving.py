@@ -32,6 +32,7 @@ from mcp_gateway.core.caller import Caller, User
 from mcp_gateway.core.context import CLIENT, CONTEXT, SENT, RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.people import People
+from mcp_gateway.core.zones import zone_or_utc
 from mcp_gateway.wire.bodies import read_body
 from mcp_gateway.wire.whole_answers import Headers, send_bytes
 
@@ -188,7 +189,8 @@ class Console:
         if caller is None or not isinstance(caller.principal, User):
             return None
         person = await self._people.get(caller.principal.user_id)
-        return Viewer(person.email or person.id, person.role, person.account_id, person.is_administrator)
+        name, zone = person.email or person.id, zone_or_utc(person.zone)
+        return Viewer(name, person.role, person.account_id, person.is_administrator, zone)
 
     async def _refuse(self, scope: Scope, send: Send, refusal: GatewayError) -> None:
         """Whoever must sign in first comes back to where they were; all others are told what is wrong."""

@@ -88,7 +88,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         ).rows(console),
         *keys.rows(console),
         *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
-        *UsagePages(run.usage, run.keys, parts.now_ms, at=templates.at).rows(console),
+        *UsagePages(run.usage, run.keys, run.people, parts.now_ms, at=templates.at).rows(console),
         *RequestPages(run.requests, run.keys, run.limits, parts.now_ms).rows(console),
         *WalletPages(
             WalletDoors(run.billing, run.statements, run.topups, run.auto_topups, run.webhooks),

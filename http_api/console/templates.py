@@ -3,10 +3,13 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context, select_autoescape
+from jinja2.runtime import Context
+from markupsafe import Markup
 from starlette.types import Scope
 
 from http_api.console import view
@@ -26,6 +29,7 @@ class Viewer:
     role: Role
     account_id: str
     is_administrator: bool
+    zone: tzinfo = UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +86,19 @@ def _environment() -> Environment:
         "money": view.money,
         "per_million": view.per_million,
         "compact": view.compact,
-        "moment": view.moment,
+        "moment": _moment,
         "limit": view.limit,
     }
     environment.globals["once"] = lambda: secrets.token_urlsafe(16)
     environment.globals["ui"] = environment.get_template("macros.html").module  # in parts of pages, too
     return environment
+
+
+@pass_context
+def _moment(context: Context, at_s: int | None, otherwise: str = "never") -> Markup:
+    """In the zone of whoever looks."""
+    viewer = context.get("viewer")
+    return view.moment(at_s, otherwise, viewer.zone if isinstance(viewer, Viewer) else UTC)
 
 
 def theme_cookie(theme: str) -> tuple[bytes, bytes]:

@@ -1,6 +1,6 @@
 """How amounts, numbers and times read on a page: the only place that formats them. Money stays a decimal string."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
 
 from markupsafe import Markup
@@ -38,12 +38,13 @@ def compact(number: int) -> Markup:
     return Markup('<data value="{}">{}</data>').format(number, number)
 
 
-def moment(at_s: int | None, otherwise: str = "never") -> Markup:
-    """Unix seconds in UTC, which it says; a script adds the reader's own time as a title."""
+def moment(at_s: int | None, otherwise: str = "never", zone: tzinfo = UTC) -> Markup:
+    """Unix seconds in UTC, which it says; the time in the reader's zone is its title, or a script's if it is UTC."""
     if at_s is None:
         return Markup('<span class="quiet">{}</span>').format(otherwise)
     at = datetime.fromtimestamp(at_s, UTC)
-    return Markup('<time datetime="{}">{} UTC</time>').format(at.isoformat(), at.strftime("%Y-%m-%d %H:%M"))
+    own = Markup(' title="{:%Y-%m-%d %H:%M} {}"').format(at.astimezone(zone), zone) if zone is not UTC else ""
+    return Markup('<time datetime="{}"{}>{:%Y-%m-%d %H:%M} UTC</time>').format(at.isoformat(), own, at)
 
 
 def minute(at: datetime) -> str:

@@ -29,11 +29,11 @@ from mcp_gateway.core.ledger.budgets import (
     check_group_name,
     in_words,
     parse_budget,
-    zone_of,
 )
 from mcp_gateway.core.ledger.ledger import check_can_own
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.text import shown
+from mcp_gateway.core.zones import zone_of
 
 app = typer.Typer(help="What keys, groups of them and accounts may spend in a window of time.", no_args_is_help=True)
 

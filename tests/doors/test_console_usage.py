@@ -4,9 +4,11 @@ import csv
 import io
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import unescape
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
@@ -200,6 +202,59 @@ async def test_a_list_holds_still_and_tells_how_many_have_come_since(holder: Acc
     assert len(set(re.findall(r"/console/requests/(req_\w+)", found))) == 2
     older = re.findall(r'href="([^"]+)" rel="next"', await holder.page("/console/requests?limit=1"))[0]
     assert "data-again" not in await holder.page(f"/console/requests{unescape(older)}")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/Los_Angeles", "Europe/Berlin", "Australia/Lord_Howe"])
+async def test_days_of_a_zone_tell_the_same_sums_and_lead_to_the_same_requests(holder: Account, zone: str) -> None:
+    """Over a change of clocks: each request is in one day, the one in which its hour of UTC begins."""
+    store, first = store_of(holder.door.gateway), datetime(2025, 10, 24, tzinfo=UTC)
+    account_id = await holder.door.account()
+    other = holder._replace(account_id=account_id, token=await holder.door.person(account_id))
+    hours = range(0, 24 * 12, 5)
+    for hour in hours:
+        at = first + timedelta(hours=hour, minutes=hour % 60)
+        cost_nano = 100_003 * (hour + 1)
+        await write_records(store, recorded(int(at.timestamp() * 1000), account_id=account_id, cost_nano=cost_nano))
+    sent = {"authorization": f"Bearer {other.token}"}
+    chosen = await holder.door.http.patch("/v1/auth/me", headers=sent, json={"zone": zone})
+    assert chosen.json()["zone"] == zone
+    asked = "since=2025-10-20&until=2025-11-10"
+    page = await other.page(f"/console/usage?{asked}&show=cost")
+    told = orjson.loads(await other.page(f"/v1/usage?{asked}&zone={zone}&group_by=day"))
+    days = {row["day"]: row for row in told["data"]}
+    exact = sum(100_003 * (hour + 1) for hour in hours)
+    assert card(page, "Cost") == bars(page) == Decimal(told["totals"]["cost_usd"]) == Decimal(exact) / 10**9
+    assert sum(Decimal(row["cost_usd"]) for row in days.values()) == Decimal(exact) / 10**9
+    text = await other.page(f"/console/usage/export?{asked}&format=csv")
+    assert sum(Decimal(row["cost_usd"]) for row in csv.DictReader(io.StringIO(text))) == Decimal(exact) / 10**9
+    assert f"in {zone}" in page
+    assert ("Days begin at 00:30 there" in page) == (zone == "Asia/Kolkata")
+    counted = dict.fromkeys(days, 0)
+    for hour in hours:
+        counted[f"{(first + timedelta(hours=hour)).astimezone(ZoneInfo(zone)):%Y-%m-%d}"] += 1
+    assert counted == {day: row["requests"] for day, row in days.items()}
+    rows = re.findall(r'<th scope="row"><a href="([^"]+)">([\d-]+)</a>', page)
+    for link, day in rows[::3]:
+        found = await other.page(f"{unescape(link)}&limit=100")
+        assert len(set(re.findall(r"/console/requests/(req_\w+)", found))) == counted.get(day, 0), day
+
+
+async def test_a_zone_is_chosen_on_the_account_s_page_and_titles_times(holder: Account) -> None:
+    person = holder._replace(token=await holder.door.person(holder.account_id))
+    sent = {"authorization": f"Bearer {person.token}"}
+    wrong = await holder.door.http.post("/console/account/zone", headers=sent, data={"zone": "Mars/Olympus"})
+    assert (wrong.status_code, "name one as in Europe/Berlin" in wrong.text) == (400, True)
+    for zone, title in (("Asia/Kolkata", "Asia/Kolkata"), ("", None)):
+        chosen = await holder.door.http.post("/console/account/zone", headers=sent, data={"zone": zone})
+        assert chosen.status_code == 303
+        times = re.findall(r"<time [^>]+>", await person.page("/console/requests"))
+        assert times
+        assert all(("title=" in time) == (title is not None) for time in times)
+        assert all(title in time for time in times if title)
+    hours = await person.page("/console/usage?range=24h")
+    assert "each hour in UTC" in hours
+    unknown = await holder.door.http.get("/v1/usage?zone=Mars/Olympus", headers=sent)
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "zone")
 
 
 async def test_a_request_that_runs_is_counted_and_new_once_it_has_ended(holder: Account) -> None:

@@ -9,13 +9,13 @@ from http_api.console.pages.sign_in import wrong
 from http_api.console.serving import SIGN_IN_PATH, AskedPage, Console, SeeOther, Shown, again, asking
 from http_api.console.templates import THEMES, theme_cookie
 from http_api.operations import AnyOperation, Asked, Nothing
-from http_api.people import InvitationBody, PasswordBody, PeopleDoor
+from http_api.people import InvitationBody, PasswordBody, PeopleDoor, ProfileBody
 from http_api.query import Query
 from mcp_gateway.core.caller import ROLES
 from mcp_gateway.core.errors import GatewayError
 
 ACCOUNT_PATH = "/console/account"
-_FIELDS = ("current_password", "password", "email", "confirmation")
+_FIELDS = ("current_password", "password", "email", "confirmation", "zone")
 
 
 class OwnAccountQuery(Query):
@@ -40,6 +40,7 @@ class OwnAccountPages:
         rows = [
             console.page(ACCOUNT_PATH, self.show, query=OwnAccountQuery),
             console.page(f"{ACCOUNT_PATH}/theme", self.choose_theme, method="POST"),
+            console.page(f"{ACCOUNT_PATH}/zone", self.choose_zone, method="POST"),
             console.page(f"{ACCOUNT_PATH}/attribution", self.set_attribution, method="POST", scope="billing"),
             console.page(f"{ACCOUNT_PATH}/delete", self.delete, method="POST"),
             console.page(f"{sessions}/end-others", self.end_others, method="POST"),
@@ -60,6 +61,13 @@ class OwnAccountPages:
 
     async def choose_theme(self, asked: AskedPage) -> SeeOther:
         return SeeOther(ACCOUNT_PATH, (theme_cookie(asked.body.get("theme")),))
+
+    async def choose_zone(self, asked: AskedPage) -> Shown | SeeOther:
+        try:
+            await self._people.change(asking(asked, asked.body.as_body(ProfileBody, clears=("zone",))))
+        except GatewayError as error:
+            return again("account.html", await self._values(asked), error)
+        return _SAVED
 
     async def change_password(self, asked: AskedPage) -> Shown | SeeOther:
         form = Form((name, asked.body.get(name)) for name in ("current_password", "password"))

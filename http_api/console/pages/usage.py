@@ -1,9 +1,9 @@
 """Usage: requests, tokens, cost and errors of an account, by day or hour, and by what they share."""
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 from urllib.parse import urlencode
 
 from http_api.console.chart import Stacked, stacked_bars
@@ -14,9 +14,11 @@ from http_api.console.view import counted, dollars, minute
 from http_api.exports import Format
 from http_api.keys import Keys
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
+from http_api.people import PeopleDoor
 from http_api.query import Query, read_query
 from http_api.usage import UsageQuery, UsageReport, UsageReports, UsageRow
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.zones import day_begins_ms, zone_or_utc
 
 USAGE_PATH = "/console/usage"
 Range = Literal["24h", "7d", "30d", "90d", "month"]
@@ -33,10 +35,12 @@ _MOST_SERIES = 6
 """Colours that are told apart; what is behind the first ones stands together."""
 _MOST_BARS = 24 * 14
 _ERROR = 400
+_DAYS_BY_HOUR = 2
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class UsageFilter(Query):
-    """`since` and `until` are dates of UTC, both of them shown; without them `range` counts."""
+    """`since` and `until` are dates of the reader's zone, both of them shown; without them `range` counts."""
 
     range: Range = "30d"
     since: str | None = None
@@ -46,52 +50,82 @@ class UsageFilter(Query):
     format: Format | None = None
 
 
+class _Bar(NamedTuple):
+    """An hour or a day: as the API names it, as the table and the chart do, and from when until when it is."""
+
+    name: str
+    shown: str
+    label: str
+    begin: datetime
+    end: datetime
+
+
 class _Window:
     """Which bars there are, and the query of the API that has their sums."""
 
-    def __init__(self, asked: UsageFilter, now: datetime) -> None:
-        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    def __init__(self, asked: UsageFilter, now: datetime, zone: tzinfo) -> None:
+        self.zone = zone
+        today = now.astimezone(zone).date()
+        first, last = today, today
         if asked.since is not None or asked.until is not None:
-            begin, _ = _day(asked.since or asked.until, "since")
-            _, end = _day(asked.until or asked.since, "until")
+            first, last = _day(asked.since or asked.until, "since"), _day(asked.until or asked.since, "until")
         elif asked.range == "month":
-            begin, end = today.replace(day=1), today + timedelta(days=1)
-        elif asked.range == "24h":
-            end = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
-            begin = end - timedelta(hours=24)
+            first = today.replace(day=1)
         else:
-            end = today + timedelta(days=1)
-            begin = end - timedelta(days=_DAYS[asked.range])
-        if begin >= end:
+            first = today - timedelta(days=_DAYS[asked.range] - 1)
+        if first > last:
             raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
-        self.begin, self.end = begin, end
-        self.unit: Literal["hour", "day"] = "hour" if end - begin <= timedelta(days=2) else "day"
-        self._step = step = timedelta(hours=1) if self.unit == "hour" else timedelta(days=1)
-        if (end - begin) / step > _MOST_BARS:
+        if (last - first).days >= _MOST_BARS:
             raise GatewayError("invalid_value", f"Choose {_MOST_BARS} days or fewer.", param="since")
-        self.bars = [begin + step * number for number in range(int((end - begin) / step))]
+        self.begin, self.end = _begin(first, zone), _begin(last + timedelta(days=1), zone)
+        if asked.range == "24h" and asked.since is None and asked.until is None:
+            self.end = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+            self.begin = self.end - timedelta(hours=24)
+        self.unit: Literal["hour", "day"] = "hour" if (last - first).days < _DAYS_BY_HOUR else "day"
+        self.bars = self._hours() if self.unit == "hour" else self._days(first, last)
 
     def query(self, group_by: str, form: Format | None = None) -> UsageQuery:
-        given = {"since": self.begin.isoformat(), "until": self.end.isoformat(), "group_by": group_by}
-        text = urlencode(given | ({"format": form} if form else {}))
-        return read_query({"query_string": text.encode()}, UsageQuery)
+        window = {"since": self.begin.isoformat(), "until": self.end.isoformat()}
+        given = window | {"group_by": group_by, "zone": str(self.zone)} | ({"format": form} if form else {})
+        return read_query({"query_string": urlencode(given).encode()}, UsageQuery)
 
-    def within(self, bar: datetime) -> dict[str, str]:
-        """The filter of the requests that a bar sums up."""
-        return {"since": minute(bar), "until": minute(bar + self._step)}
+    @property
+    def begins_within_days(self) -> str | None:
+        """The time at which days begin that do not at midnight, since sums are of hours of UTC."""
+        begins = f"{self.begin.astimezone(self.zone):%H:%M}"
+        return None if self.unit == "hour" or begins == "00:00" else begins
 
-    def name_of(self, bar: datetime) -> str:
-        """As the API names an hour or a day."""
-        return bar.strftime("%Y-%m-%dT%H:00:00Z" if self.unit == "hour" else "%Y-%m-%d")
+    def _hours(self) -> list[_Bar]:
+        hour, bars = timedelta(hours=1), []
+        for number in range((self.end - self.begin) // hour):
+            begin = self.begin + hour * number
+            local = begin.astimezone(self.zone)
+            name = begin.strftime("%Y-%m-%dT%H:00:00Z")
+            bars.append(_Bar(name, f"{local:%Y-%m-%d %H:%M}", f"{local:%H:%M}", begin, begin + hour))
+        return bars
 
-    def label_of(self, bar: datetime) -> str:
-        return bar.strftime("%H:00" if self.unit == "hour" else "%b %d")
+    def _days(self, first: date, last: date) -> list[_Bar]:
+        days = [first + timedelta(days=number) for number in range((last - first).days + 2)]
+        begins = [_begin(day, self.zone) for day in days]
+        return [
+            _Bar(day.isoformat(), day.isoformat(), f"{day:%b %d}", begin, end)
+            for day, begin, end in zip(days, begins, begins[1:], strict=False)
+        ]
 
 
 class UsagePages:
     """`at` says as what a browser asks for a path."""
 
-    def __init__(self, usage: UsageReports, keys: Keys, now_ms: Callable[[], int], *, at: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        usage: UsageReports,
+        keys: Keys,
+        people: PeopleDoor,
+        now_ms: Callable[[], int],
+        *,
+        at: Callable[[str], str],
+    ) -> None:
+        self._people = people
         self._at = at
         self._usage = usage
         self._keys = keys
@@ -104,7 +138,7 @@ class UsagePages:
         ]
 
     async def show(self, asked: Asked[UsageFilter, Form]) -> Shown:
-        query, window = asked.query, self._window(asked.query)
+        query, window = asked.query, await self._window(asked)
         by = await self._report(asked, window, f"{window.unit},{query.by}")
         statuses = await self._report(asked, window, f"{window.unit},status")
         errors = [row for row in statuses.data if (row.status or 0) >= _ERROR]
@@ -113,7 +147,7 @@ class UsagePages:
             rows = errors
         shared: By = "status" if query.show == "errors" else query.by
         names = await self._keys.names(asked) if shared == "key" else {}
-        links = [f"{self._at(REQUESTS_PATH)}?{urlencode(window.within(bar))}" for bar in window.bars]
+        links = [f"{self._at(REQUESTS_PATH)}?{urlencode(_filter_of(bar))}" for bar in window.bars]
         series = _series(rows, window, shared, query.show, names)
         values = {
             "filter": query,
@@ -124,14 +158,16 @@ class UsagePages:
             "errors": sum(row.requests for row in errors),
             "title": f"{_METRIC_LABELS[query.show]} by {shared} and {window.unit}",
             "unit": window.unit,
-            "begin": window.begin.strftime("%Y-%m-%d"),
-            "end": (window.end - timedelta(seconds=1)).strftime("%Y-%m-%d"),
+            "begin": window.bars[0].shown,
+            "end": window.bars[-1].shown,
+            "zone": str(window.zone),
+            "begins_within_days": window.begins_within_days,
             "window": {"since": minute(window.begin), "until": minute(window.end)},
             "picture": _picture(window, series, query.show, links),
             "links": links,
             "leads": _leads(series, shared),
             "series": series,
-            "bars": [window.name_of(bar) for bar in window.bars],
+            "bars": [bar.shown for bar in window.bars],
             "value": dollars if query.show == "cost" else counted,
             "groups_shown": _found(rows, shared, names),
             "shared": shared,
@@ -141,14 +177,15 @@ class UsagePages:
         return Shown("usage.html", values, part="usage")
 
     async def export(self, asked: Asked[UsageFilter, Form]) -> Streamed:
-        window = self._window(asked.query)
+        window = await self._window(asked)
         form: Format = "csv" if asked.query.format == "csv" else "jsonl"
         told = await self._usage.get(asking(asked, Nothing(), window.query(f"{window.unit},{asked.query.by}", form)))
         assert isinstance(told, Streamed)
         return told
 
-    def _window(self, query: UsageFilter) -> _Window:
-        return _Window(query, datetime.fromtimestamp(self._now_ms() / 1000, UTC))
+    async def _window(self, asked: Asked[UsageFilter, Form]) -> _Window:
+        me = await self._people.me(asking(asked, Nothing()))
+        return _Window(asked.query, datetime.fromtimestamp(self._now_ms() / 1000, UTC), zone_or_utc(me.zone))
 
     async def _report(self, asked: Asked[UsageFilter, Form], window: _Window, group_by: str) -> UsageReport:
         told = await self._usage.get(asking(asked, Nothing(), window.query(group_by, "json")))
@@ -156,13 +193,18 @@ class UsagePages:
         return told
 
 
-def _day(text: str | None, param: str) -> tuple[datetime, datetime]:
-    """Where a date begins and ends."""
+def _day(text: str | None, param: str) -> date:
+    """One that a further day is behind of."""
     try:
-        begin = datetime.strptime(text or "", "%Y-%m-%d").replace(tzinfo=UTC)
-        return begin, begin + timedelta(days=1)
+        day = date.fromisoformat(text or "")
+        _begin(day + timedelta(days=1), UTC)
     except (ValueError, OverflowError):
         raise GatewayError("invalid_value", f"`{param}` takes a date such as 2026-01-31.", param=param) from None
+    return day
+
+
+def _begin(day: date, zone: tzinfo) -> datetime:
+    return _EPOCH + timedelta(milliseconds=day_begins_ms(day, zone))
 
 
 def _group_of(row: UsageRow, by: By) -> str:
@@ -187,7 +229,7 @@ def _series(
         bars[at] = bars.get(at, Decimal(0)) + _value_of(row, metric)
     largest = sorted(by_group, key=lambda group: -sum(by_group[group].values()))
     shown = largest if len(largest) <= _MOST_SERIES else largest[: _MOST_SERIES - 1]
-    at_bars = [window.name_of(bar) for bar in window.bars]
+    at_bars = [bar.name for bar in window.bars]
     series = [
         Stacked(names.get(group, group), [by_group[group].get(at, Decimal(0)) for at in at_bars], group)
         for group in shown
@@ -204,6 +246,11 @@ def _found(rows: Iterable[UsageRow], by: By, names: dict[str, str]) -> list[tupl
     return [(group, names.get(group, group)) for group in groups]
 
 
+def _filter_of(bar: _Bar) -> dict[str, str]:
+    """The requests that a bar sums up."""
+    return {"since": minute(bar.begin), "until": minute(bar.end)}
+
+
 def _leads(series: Sequence[Stacked], by: By) -> dict[int, str]:
     """What a part of a bar adds to where its bar leads, by its place in the legend."""
     if by not in _LEADING:
@@ -213,8 +260,8 @@ def _leads(series: Sequence[Stacked], by: By) -> dict[int, str]:
 
 
 def _picture(window: _Window, series: Sequence[Stacked], metric: Metric, links: Sequence[str]) -> str:
-    labels = [window.label_of(bar) for bar in window.bars]
-    title = f"{_METRIC_LABELS[metric]} from {window.begin:%Y-%m-%d}, in UTC"
+    labels = [bar.label for bar in window.bars]
+    title = f"{_METRIC_LABELS[metric]} from {window.bars[0].shown}, in {window.zone}"
     return stacked_bars(title, labels, series, dollars if metric == "cost" else counted, links)
 
 

@@ -17,6 +17,7 @@ from mcp_gateway.core.identity.emails import canonical_email
 from mcp_gateway.core.identity.keys import digest_of
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.text import shown
+from mcp_gateway.core.zones import zone_of
 
 Purpose = Literal["invitation", "password", "first_administrator"]
 _PREFIXES: dict[Purpose, str] = {
@@ -46,6 +47,8 @@ class Person:
     created_at_ms: int
     has_issuer: bool = False
     """Whether they have come by an issuer."""
+    zone: str | None = None
+    """The time zone that they are told times in; None for UTC."""
 
 
 class Credentials(NamedTuple):
@@ -136,6 +139,12 @@ class ChangePerson(Write[None]):
     role: Role | None
     is_administrator: bool | None
     even_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetPersonZone(Write[None]):
+    user_id: str
+    zone: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +366,15 @@ class People:
     ) -> Person:
         """Give a user another role in their account, or let them run the gateway, or not. Raises as ChangePerson."""
         await self._store.write(ChangePerson(user_id, role, is_administrator, even_last))
+        return await self.get(user_id)
+
+    async def set_zone(self, user_id: str, zone: str | None) -> Person:
+        """Have a user told times in a zone. Raises GatewayError `invalid_value` for one that is not known here."""
+        try:
+            zone_of(zone or "UTC")
+        except ValueError as fault:
+            raise GatewayError("invalid_value", f"`zone`: {fault}.", param="zone") from None
+        await self._store.write(SetPersonZone(user_id, zone))
         return await self.get(user_id)
 
     async def delete(self, user_id: str, *, even_last: bool = False) -> None:

@@ -20,8 +20,8 @@ from mcp_gateway.core.ledger.budgets import (
     Span,
     Spent,
     span_at,
-    zone_of,
 )
+from mcp_gateway.core.zones import zone_of
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ Amounts in nano-USD, times in milliseconds.
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Literal, NamedTuple, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,7 +14,7 @@ from mcp_gateway.core.engine import Read, Scan, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.rules import NOTHING, Amount
 from mcp_gateway.core.money import format_usd, parse_usd
-from mcp_gateway.core.text import check_one_line, shown
+from mcp_gateway.core.text import check_one_line
 
 BudgetWindow = Literal["5h", "day", "week", "month", "total"]
 BUDGET_WINDOWS: tuple[BudgetWindow, ...] = get_args(BudgetWindow)
@@ -143,14 +142,6 @@ def parse_budget(text: str) -> tuple[int, BudgetWindow]:
     if amount_nano <= 0:
         raise ValueError("a budget is more than nothing")
     return amount_nano, window
-
-
-def zone_of(name: str) -> tzinfo:
-    """Raises ValueError for a name that this system does not know."""
-    try:
-        return UTC if name == "UTC" else ZoneInfo(name)  # UTC is known without the system's table, too
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"there is no time zone '{shown(name)}' here; name one as in Europe/Berlin") from None
 
 
 def check_group_name(name: str, param: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, tzinfo
 from typing import Any, Literal, NamedTuple
 
 from mcp_gateway.core.clock import HOUR_MS
@@ -10,9 +11,10 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.record import AskedAs, Door, RequestRecord
 from mcp_gateway.core.text import shown
+from mcp_gateway.core.zones import ZoneOffset, offsets_in
 
 Group = Literal["hour", "day", "month", "model", "key", "surface", "status", "task", "user", "tag"]
-"""What requests are summed up by, all times in UTC; `status` is that of HTTP which the caller was told, `task` what was
+"""What requests are summed up by, hours in UTC; `status` is that of HTTP which the caller was told, `task` what was
 read of those that named no model. `user` and `tag` are what they are attributed to, each of several tags counting."""
 
 
@@ -104,6 +106,8 @@ class TotalsOfRequests(Report[Groups]):
     by: tuple[Group, ...]
     within: str | None = None
     """As in RequestFilter."""
+    offsets: tuple[ZoneOffset, ...] = ()
+    """Of the zone whose days and months these are, each hour being of the day in which it begins; UTC for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,8 @@ class TotalsOfHours(Report[Groups]):
     most: int
     within: str | None = None
     """As in RequestFilter."""
+    offsets: tuple[ZoneOffset, ...] = ()
+    """As in TotalsOfRequests."""
 
 
 class KeyUse(NamedTuple):
@@ -250,32 +256,41 @@ class History:
         return await self._store.read(FailedAttemptsOf(account_id, *_ends_of(records))) if records else {}
 
     async def totals(
-        self, account_id: str, since_ms: int, until_ms: int, *by: Group, within: str | None = None
+        self, account_id: str, since_ms: int, until_ms: int, *by: Group, within: str | None = None, zone: tzinfo = UTC
     ) -> Groups:
         """Sums by one thing or more, the greatest first; raises GatewayError `invalid_value` where there are too many.
 
         Of all requests of the account, or `within` a key: of that one and what it has made. Times are told as
-        `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids.
+        `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids. Days and months are those of
+        the zone, each from the first full hour of UTC that begins in it.
         """
         most = _most_by(by)
-        found = await self._summed(account_id, since_ms, until_ms, by, most, within)
+        found = await self._summed(account_id, since_ms, until_ms, by, most, within, zone)
         if len(found) > most:
             problem = f"There are more than {most} rows by {' and '.join(by)} between `since` and `until`"
             raise GatewayError("invalid_value", f"{problem}: ask for a shorter time, or by fewer.", param="group_by")
         return dict(sorted(found.items(), key=_in_order, reverse=True))
 
     async def _summed(
-        self, account_id: str, since_ms: int, until_ms: int, by: tuple[Group, ...], most: int, within: str | None
+        self,
+        account_id: str,
+        since_ms: int,
+        until_ms: int,
+        by: tuple[Group, ...],
+        most: int,
+        within: str | None,
+        zone: tzinfo,
     ) -> Groups:
         """Whole hours are read from the sums kept of each; requests, only of the parts of hours at both ends."""
         hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
+        offsets = offsets_in(zone, since_ms // HOUR_MS, -(-until_ms // HOUR_MS))
         if not hours:
-            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by, within))
-        asked = TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1, within)
+            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by, within, offsets))
+        asked = TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1, within, offsets)
         found = await self._store.read(asked)
         for from_ms, to_ms in ((since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)):
             if from_ms < to_ms:
-                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by, within))
+                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by, within, offsets))
                 for names, totals in ends.items():
                     found[names] = found.get(names, Totals()) + totals
         return found

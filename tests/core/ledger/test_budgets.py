@@ -20,12 +20,12 @@ from mcp_gateway.core.ledger.budgets import (
     in_words,
     parse_budget,
     span_at,
-    zone_of,
 )
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.store.sqlite.store import Store
+from mcp_gateway.core.zones import zone_of
 from tests.cases import each
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import checked, record, refused

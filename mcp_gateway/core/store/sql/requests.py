@@ -1,7 +1,7 @@
 """The request log: rows of requests, what stands beside them, and sums over them."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -42,6 +42,7 @@ from mcp_gateway.core.record import (
 from mcp_gateway.core.store.sql.attribution import insert_attributed
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
+from mcp_gateway.core.zones import ZoneOffset
 
 _COLUMNS = RequestRecord._fields[: RequestRecord._fields.index("surface")]
 """Those of the table: beside it stand a surface, only where it is not UNNAMED_SURFACE, and what few were billed by."""
@@ -99,16 +100,16 @@ _TASK = """
 (SELECT task FROM routed_requests AS routed WHERE routed.account_id = requests.account_id AND routed.id = requests.id)
 """
 _TIMES: dict[Group, str] = {
-    "hour": "STRFTIME('%Y-%m-%dT%H:00:00Z', {}, 'unixepoch')", "day": "DATE({}, 'unixepoch')",
-    "month": "STRFTIME('%Y-%m', {}, 'unixepoch')",
-}  # fmt: skip
+    "hour": "STRFTIME('%Y-%m-%dT%H:00:00Z', {hour} * 3600, 'unixepoch')",
+    "day": "DATE({hour} * 3600 + {ahead_s}, 'unixepoch')",
+    "month": "STRFTIME('%Y-%m', {hour} * 3600 + {ahead_s}, 'unixepoch')",
+}
+_HOUR_OF_REQUEST = f"(started_at_ms / {HOUR_MS})"
 _GROUPS: dict[Group, str] = {
-    **{group: sql.format("started_at_ms / 1000") for group, sql in _TIMES.items()},
     "model": "model", "key": "key_id", "surface": _SURFACE, "status": "http_status",
     "task": _TASK, "user": _ATTRIBUTED.format("NULLIF(end_user, '')"), "tag": "tag.value",
 }  # fmt: skip
 _GROUPS_OF_HOURS: dict[Group, str] = {
-    **{group: sql.format("hour * 3600") for group, sql in _TIMES.items()},
     "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')", "surface": "surface", "status": "status",
     "task": "NULLIF(task, '')", "user": "NULLIF(end_user, '')", "tag": "NULLIF(tag, '')",
 }  # fmt: skip
@@ -288,14 +289,14 @@ def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
     wanted = RequestFilter(since_ms=read.since_ms, until_ms=read.until_ms, within=read.within)
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
-    names = [_GROUPS[group] for group in read.by]
+    names = _names(read.by, _GROUPS, _HOUR_OF_REQUEST, read.offsets)
     source = _REQUESTS_BY_TAG.format(where) if "tag" in read.by else f"requests WHERE {where}"
     sql = f"SELECT {', '.join(names)}, {_SUMS} FROM {source} GROUP BY {_first(len(names))}"
     return _groups(rows.all(sql, tuple(conditions.values())), len(names))
 
 
 def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
-    names = [_GROUPS_OF_HOURS[group] for group in read.by]
+    names = _names(read.by, _GROUPS_OF_HOURS, "hour", read.offsets)
     conditions = {"account_id = ?": read.account_id, "hour >= ?": read.since_hour, "hour < ?": read.until_hour}
     conditions |= {} if read.within is None else {_WITHIN: read.within}
     sql = (
@@ -303,6 +304,16 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
         f"GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?"
     )
     return _groups(rows.all(sql, (*conditions.values(), read.most)), len(names))
+
+
+def _names(by: Sequence[Group], groups: Mapping[Group, str], hour: str, offsets: Sequence[ZoneOffset]) -> list[str]:
+    """An expression for each thing that rows are of; times by the clocks of a zone."""
+    ahead_s = "0"
+    if offsets:
+        arms = " ".join(f"WHEN {hour} < {before_hour:d} THEN {seconds:d}" for before_hour, seconds in offsets[:-1])
+        last = f"{offsets[-1].ahead_s:d}"
+        ahead_s = f"CASE {arms} ELSE {last} END" if arms else last
+    return [_TIMES[group].format(hour=hour, ahead_s=ahead_s) if group in _TIMES else groups[group] for group in by]
 
 
 def _use_of_key(rows: Rows, read: UseOfKey) -> KeyUse:

@@ -29,6 +29,7 @@ from mcp_gateway.core.identity.people import (
     SetPassword,
     SetPasswordBySecret,
     SetPersonActive,
+    SetPersonZone,
     email_taken,
     guests_alone,
     last_administrator,
@@ -58,7 +59,7 @@ from mcp_gateway.core.webhooks.outbox import RemoveWebhook
 
 _PERSON = (
     "SELECT id, email, account_id, role, is_administrator, is_active, password_hash IS NOT NULL, created_at_ms, "
-    "EXISTS (SELECT 1 FROM identities WHERE identities.user_id = users.id), password_hash "
+    "EXISTS (SELECT 1 FROM identities WHERE identities.user_id = users.id), zone, password_hash "
     "FROM users JOIN memberships ON memberships.user_id = users.id "
 )
 _SESSION = (
@@ -120,7 +121,7 @@ def _create(transaction: Transaction, write: CreatePerson) -> Person:
     if secret is not None:
         role, is_administrator = secret.role, secret.is_administrator
     row = (new.id, new.email, new.password_hash, is_administrator, True, new.created_at_ms)
-    transaction.execute("INSERT INTO users VALUES (?, ?, ?, ?, ?, ?)", row)
+    transaction.execute("INSERT INTO users VALUES (?, ?, ?, ?, ?, ?, NULL)", row)
     transaction.execute("INSERT INTO memberships VALUES (?, ?, ?)", (new.id, account_id, role))
     transaction.execute("DELETE FROM one_time_secrets WHERE purpose = 'first_administrator'")
     return Person(
@@ -194,6 +195,10 @@ def _change(transaction: Transaction, write: ChangePerson) -> None:
     if (was.role == "owner" != role) or (was.is_administrator and not is_administrator):
         end_made_secrets(transaction, user_id)
     note_change(transaction, user_id)
+
+
+def _set_zone(transaction: Transaction, write: SetPersonZone) -> None:
+    transaction.execute("UPDATE users SET zone = ? WHERE id = ?", (write.zone, write.user_id))
 
 
 def _check_others_there(rows: Rows, user_id: str) -> None:
@@ -294,10 +299,10 @@ def _credentials(row: Row | None) -> Credentials | None:
 
 
 def _person(row: Row) -> Person:
-    user_id, email, account_id, role, is_administrator, is_active, has_password, created_at_ms, comes, _ = row
+    user_id, email, account_id, role, is_administrator, is_active, has_password, created_at_ms, comes, zone, _ = row
     return Person(
         user_id, email, account_id, role, bool(is_administrator), bool(is_active), bool(has_password), created_at_ms,
-        bool(comes),
+        bool(comes), zone,
     )  # fmt: skip
 
 
@@ -466,6 +471,7 @@ EXECUTORS = Executors(
         SetPasswordBySecret: _set_password_by_secret,
         RenewHash: _renew_hash,
         SetPersonActive: _set_active,
+        SetPersonZone: _set_zone,
         ChangePerson: _change,
         DeletePerson: _delete,
         NoteMadeBy: _note_made_by,

@@ -46,6 +46,7 @@ from http_api.middleware.host_check import HostCheck
 from http_api.middleware.prefix import Below
 from http_api.middleware.region_check import RegionCheck
 from http_api.models import Models
+from http_api.oauth import OAuthDoor
 from http_api.openapi import Document, with_issuer
 from http_api.operations import AnyOperation, Asked
 from http_api.operators import Operators
@@ -103,7 +104,9 @@ def build_app(
     routes = Routes([*_described(gateway, run, base_url=base_url), *_pages(gateway, run, base_url)], bounds)
     checks: list[Check] = [
         Gate(gateway.lifecycle),
-        Authentication(gateway.authenticator, cookie_of(settings)),
+        Authentication(
+            gateway.authenticator, cookie_of(settings), _nowhere if resources is None else resources.resource_at
+        ),
         Admission(gateway.limiter),
     ]
     if gateway.regions is not None:
@@ -124,6 +127,10 @@ def build_app(
     app = Cors(answers, Origins(settings), routes)
     prefix = path_of(base_url)
     return AnyServer(Below(app, prefix) if prefix else app)
+
+
+def _nowhere(_path: str) -> None:
+    """Where nobody gives tokens, none is for any address."""
 
 
 def operations_in(
@@ -202,6 +209,7 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
         tools=Tools(gateway.tool_servers),
         people=PeopleDoor(gateway.sign_in, gateway.sign_ins, cookie_of(settings)),
         issuer_sign_in=_issuer_sign_in(gateway),
+        oauth=_oauth_door(gateway),
         models=_models(gateway),
         keys=Keys(
             gateway.keys,
@@ -352,6 +360,12 @@ def _issuer_sign_in(gateway: Gateway) -> IssuerSignIn | None:
         cookie=cookie_of(gateway.settings),
         flow_cookie=Cookie(b"gw_sign_in", is_insecure=is_insecure, lifetime_s=FLOW_MS // 1000),
     )
+
+
+def _oauth_door(gateway: Gateway) -> OAuthDoor | None:
+    if gateway.oauth is None:
+        return None
+    return OAuthDoor(gateway.oauth, gateway.mint, max_grant_days=gateway.settings.oauth.max_grant_days, now_ms=now_ms)
 
 
 def cookie_of(settings: Settings) -> Cookie:

@@ -3,6 +3,7 @@
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope
@@ -20,6 +21,9 @@ _MAX_NAMES = 1000
 """Of a body with a few fields: pydantic complains of each that is not known."""
 _MOST_BYTES = 1024 * 1024
 _MOST_VALUES = 20_000
+FORM_TYPE = b"application/x-www-form-urlencoded"
+_MOST_FORM_BYTES = 64 * 1024
+_MOST_FIELDS = 200
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -53,6 +57,27 @@ def read_bytes(scope: Scope, receive: Receive, max_bytes: int) -> Coroutine[Any,
     if not is_json(context.sent):
         raise GatewayError("invalid_type", "Send JSON, with the header Content-Type: application/json.")
     return read_body(context, receive, max_bytes)
+
+
+async def read_form_bytes(scope: Scope, receive: Receive, bounds: BodyBounds) -> bytes:
+    """The whole body of a form. Raises GatewayError or CallerLeft."""
+    context: RequestContext = scope[CONTEXT]
+    if context.sent.get(b"content-type", FORM_TYPE).partition(b";")[0].strip().lower() != FORM_TYPE:
+        raise GatewayError("invalid_type", "Send a form, as application/x-www-form-urlencoded.")
+    return await read_body(context, receive, min(bounds.max_bytes, _MOST_FORM_BYTES))
+
+
+def form_as(raw: bytes, kind: type[Kind]) -> Kind:
+    """A form as a value: what is empty is not sent. Raises GatewayError (400), also for what is sent twice."""
+    try:
+        pairs = parse_qsl(raw.decode(), max_num_fields=_MOST_FIELDS, errors="strict")
+    except ValueError:
+        raise GatewayError("invalid_value", "This form cannot be read.") from None
+    names = [name for name, _ in pairs]
+    for name in names:
+        if name in kind.model_fields and names.count(name) > 1:
+            raise GatewayError("invalid_value", f"`{name}` stands more than once in the form.", param=name)
+    return checked_as(dict(pairs), kind)
 
 
 def parsed_as(raw: bytes, kind: type[Kind]) -> Kind:

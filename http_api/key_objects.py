@@ -10,6 +10,7 @@ from mcp_gateway.core.caller import SCOPES, KeyScope
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.keys import Key
+from mcp_gateway.core.identity.oauth.redirects import host_of
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 from mcp_gateway.core.key_pools import gone_from
 from mcp_gateway.core.ledger.budgets import BudgetObject, BudgetStanding
@@ -18,13 +19,22 @@ from mcp_gateway.core.observe.history import UNUSED, History, KeyUse
 from mcp_gateway.core.optimization import Mode
 
 
+class KeyGrantObject(Told):
+    """A program that somebody has let in by a browser: what it calls itself, and the host where it is answered."""
+
+    client_id: str
+    client_name: str
+    host: str
+
+
 class KeyObject(Told):
     """A key as its account sees it: never the key itself. Times in Unix seconds, limits as they are in force.
 
     `model_pool_gone` are the names of its pool that are no model which it may ask for, or not any more. Where it sets
     no `networks` they are those of the nearest key that made it and sets some; null for anywhere. Secrets
     that another has replaced are of use until `old_expires_at`; null where none is. `last_used_at` is the hour of its
-    last request for inference, and `spent_usd` what all of them cost, without those of the keys that it made.
+    last request for inference, and `spent_usd` what all of them cost, without those of the keys that it made. `grant`
+    is there for a key that a program was let in by (OAuth), which has no secret but the tokens that the program gets.
     """
 
     object: Literal["key"]
@@ -57,6 +67,7 @@ class KeyObject(Told):
     last_used_at: int | None
     spent_usd: str
     budgets: list[BudgetObject]
+    grant: KeyGrantObject | None
 
 
 class CreatedKey(KeyObject):
@@ -144,7 +155,19 @@ class KeyObjects:
             **{name: getattr(allowance, name) for name in LIMIT_NAMES},
             **standing.use.as_object(),
             "budgets": [one.as_object().model_dump() for one in standing.budgets],
+            "grant": _grant(key),
         }
+
+
+def _grant(key: Key) -> dict[str, str] | None:
+    grant = key.grant
+    if grant is None:
+        return None
+    return {
+        "client_id": grant.client_id,
+        "client_name": grant.client_name,
+        "host": host_of(grant.redirect_uri),
+    }
 
 
 def _seconds(at_ms: int | None) -> int | None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
+from http_api.bodies import FORM_TYPE
 from http_api.operations import PREFIXES, Access, AnswerHeader, AnyOperation, Asked, Counts, Nothing, page_at_root
 from http_api.query import AnyQuery, Query
 from mcp_gateway.core.errors import TABLE, Code
@@ -143,7 +144,8 @@ class Document:
         if parameters := [*_in_path(row), *schemas.parameters(row.query), *_in_head(row)]:
             told["parameters"] = parameters
         if row.body is not Nothing:
-            told["requestBody"] = {"required": True, "content": {"application/json": {"schema": schemas.of_body(row)}}}
+            media_type = FORM_TYPE.decode() if row.is_form else "application/json"
+            told["requestBody"] = {"required": True, "content": {media_type: {"schema": schemas.of_body(row)}}}
         return told
 
     def _security(self, row: AnyOperation) -> list[Json]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from http_api.bodies import SIGNED, BodyBounds, parsed_as, read_json_bytes
+from http_api.bodies import SIGNED, BodyBounds, form_as, parsed_as, read_form_bytes, read_json_bytes
 from http_api.query import AnyQuery, Query, read_query
 from http_api.rendering import OPENAI_SHAPE, Shape
 from mcp_gateway.core.caller import Caller, KeyScope
@@ -196,6 +196,8 @@ class Operation(Generic[Q, B, A]):
     has_own_host_check: bool = False
     is_for_people: bool = False
     """Whether it is about people who sign in: no page of others may ask, and a program may send the cookie."""
+    is_form: bool = False
+    """Whether the body is a form, and no JSON."""
     is_for_mcp_pages: bool = False
     """Whether pages that may call the MCP door may read what it answers."""
     is_for_all_pages: bool = False
@@ -258,6 +260,7 @@ class _Handling:
         self._query = operation.query
         self._body = operation.body
         self._bounds = bounds
+        self._read, self._parse = (read_form_bytes, form_as) if operation.is_form else (read_json_bytes, parsed_as)
         self._status = operation.statuses[0]
         self._media_type = operation.media_types[0]
         self._is_reading = operation.method == "GET"
@@ -267,7 +270,7 @@ class _Handling:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CLIENT].is_cancelled_on_departure = self._is_reading  # what is only read, nobody needs any more
         query = read_query(scope, self._query)
-        raw = b"" if self._body is Nothing else await read_json_bytes(scope, receive, self._bounds)
+        raw = b"" if self._body is Nothing else await self._read(scope, receive, self._bounds)
         told = await self._handle(Asked(scope, query, self._body_of(raw), raw))
         if isinstance(told, Streamed):
             return await send_streamed(scope, send, told, self._headers)
@@ -281,7 +284,7 @@ class _Handling:
     def _body_of(self, raw: bytes) -> Any:
         if self._body is Nothing:
             return Nothing()
-        return raw if self._body is bytes else parsed_as(raw, self._body)
+        return raw if self._body is bytes else self._parse(raw, self._body)
 
 
 async def send_streamed(scope: Scope, send: Send, told: Streamed, more: tuple[tuple[bytes, bytes], ...]) -> None:

@@ -1,6 +1,6 @@
 """Who gives tokens for the MCP door, told by each of its addresses (RFC 9728), so that a client signs itself in.
 
-Knows neither tokens nor their issuer, but by its name: nothing here is told where nobody but the gateway gives them.
+Knows neither tokens nor their issuer, but by its name: nothing here is told where nobody gives any.
 """
 
 from urllib.parse import urlsplit
@@ -9,6 +9,7 @@ from http_api.operations import Absent, Answered, AnyOperation, Asked, Nothing, 
 from http_api.query import AnyQuery
 from mcp_gateway.core.caller import KeyScope
 from mcp_gateway.core.config import Settings
+from mcp_gateway.core.identity.oauth.authorization import GRANTED_SCOPE
 from mcp_gateway.core.mcp_paths import MCP_PATH, MCP_PATHS
 from mcp_gateway.server import SERVER_TITLE
 
@@ -42,17 +43,22 @@ class ProtectedResources:
         self._origin, self._above = f"{public.scheme}://{public.netloc}", public.path
         self._told_at = {f"{_WELL_KNOWN}{self._above}{path}": path for path in MCP_PATHS} | {_WELL_KNOWN: MCP_PATH}
         self._metadata_urls = {path: f"{self._origin}{_WELL_KNOWN}{self._above}{path}" for path in MCP_PATHS}
+        self._resources = {path: public_url + path for path in MCP_PATHS}
         for path in [path for path in MCP_PATHS if path.endswith("/sse")]:
             for messages in ("/messages", "/messages/"):  # of a session whose address is the stream's
-                self._metadata_urls[path.removesuffix("/sse") + messages] = self._metadata_urls[path]
+                behind = path.removesuffix("/sse") + messages
+                self._metadata_urls[behind] = self._metadata_urls[path]
+                self._resources[behind] = self._resources[path]
 
     @classmethod
     def of(cls, settings: Settings) -> "ProtectedResources | None":
-        """None where nobody but the gateway gives tokens."""
+        """None where nobody gives tokens for them."""
         oidc, public_url = settings.oidc, settings.public_url
-        if oidc.issuer is None or public_url is None:
+        if public_url is None:
             return None
-        return cls(public_url, (oidc.issuer,), oidc.offered_scopes)
+        if settings.oauth.enabled:
+            return cls(public_url, (public_url,), (GRANTED_SCOPE,))
+        return None if oidc.issuer is None else cls(public_url, (oidc.issuer,), oidc.offered_scopes)
 
     @property
     def rows(self) -> list[AnyOperation]:
@@ -72,6 +78,10 @@ class ProtectedResources:
     def metadata_url_of(self, path: str) -> str | None:
         """Of the document about what is served at a path; None where that is no part of the MCP door."""
         return self._metadata_urls.get(path)
+
+    def resource_at(self, path: str) -> str | None:
+        """The address by which a token names what is served at a path; None where that is no part of the MCP door."""
+        return self._resources.get(path)
 
     async def get(self, asked: Asked[AnyQuery, Nothing]) -> Answered[ProtectedResourceObject]:
         """The address is the one asked about, byte for byte: clients compare it with what a person typed."""

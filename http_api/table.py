@@ -36,6 +36,20 @@ from http_api.keys import KeyChange, Keys, KeysQuery, NewKey, RevokeQuery, Rotat
 from http_api.limits import Limits, LimitsObject
 from http_api.messages import ESTIMATED, CountedRequestBody, MessageAnswer, MessageRequestBody, TokenCount, TokenCounts
 from http_api.models import ModelAnswer, ModelHealth, ModelListAnswer, Models, ModelsQuery
+from http_api.oauth import (
+    OAUTH_SHAPE,
+    REGISTER_PATH,
+    REGISTRATION_SHAPE,
+    REVOKE_PATH,
+    TOKEN_PATH,
+    ClientBody,
+    ClientObject,
+    GrantedTokensObject,
+    OAuthDoor,
+    RevokeBody,
+    RevokedToken,
+    TokenBody,
+)
 from http_api.operations import (
     INFERENCE,
     OPENAI,
@@ -130,6 +144,8 @@ class Endpoints:
     people: PeopleDoor
     issuer_sign_in: IssuerSignIn | None
     """None where nobody signs in elsewhere with a browser."""
+    oauth: OAuthDoor | None
+    """None where the gateway gives no tokens for the MCP door."""
     models: Models
     keys: Keys
     limits: Limits
@@ -159,6 +175,7 @@ def operations_of(run: Endpoints, *, are_models_public: bool, are_stats_public: 
         *([_proxy(run.proxy)] if run.proxy.are_asked else []),
         *_mcp(run.mcp, asks_for_sign_in=run.resources is not None),
         *([] if run.resources is None else run.resources.rows),
+        *([] if run.oauth is None else _oauth(run.oauth)),
         *([] if run.card is None else run.card.rows),
         *_nothing_well_known(),
         _tools(run.tools),
@@ -211,6 +228,8 @@ _ASKED_BY_ADMINISTRATORS = (
 """Of what accounts ask about themselves."""
 _AS_VLLM = (*PREFIXES, *ROOT)
 """At the root too, where vLLM has it."""
+_OF_CLIENTS: frozenset[Code] = frozenset({"invalid_credentials", "ledger_unavailable"})
+"""Of what clients ask for with their own name."""
 _EVERYWHERE = (*ROOT, *PREFIXES)
 
 
@@ -462,6 +481,64 @@ def _mcp(mcp: McpEndpoints, *, asks_for_sign_in: bool) -> list[AnyOperation]:
         )
         for who, rows in ((access, at), (Access.ANYONE, for_guests))
         for method, path, name, endpoint in rows
+    ]
+
+
+def _oauth(oauth: OAuthDoor) -> list[AnyOperation]:
+    """At the root, for whatever page a client is."""
+    return [
+        *oauth.metadata_rows,
+        Operation(
+            method="POST",
+            path=REGISTER_PATH,
+            name="oauth_register",
+            summary="Register an MCP client, so that people can let it in.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=ClientBody,
+            answer=ClientObject,
+            handle=oauth.register,
+            statuses=(201,),
+            refuses=frozenset({"requests_per_minute", "ledger_unavailable"}),
+            prefixes=ROOT,
+            shape=REGISTRATION_SHAPE,
+            is_for_all_pages=True,
+        ),
+        Operation(
+            method="POST",
+            path=TOKEN_PATH,
+            name="oauth_token",
+            summary="Give a client tokens for a code, or for a refresh token.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=TokenBody,
+            answer=GrantedTokensObject,
+            handle=oauth.token,
+            refuses=_OF_CLIENTS,
+            prefixes=ROOT,
+            shape=OAUTH_SHAPE,
+            is_form=True,
+            is_for_all_pages=True,
+        ),
+        Operation(
+            method="POST",
+            path=REVOKE_PATH,
+            name="oauth_revoke",
+            summary="End what a client was let in for, by one of its tokens.",
+            access=Access.OPEN,
+            counts=Counts.NOTHING,
+            query=AnyQuery,
+            body=RevokeBody,
+            answer=RevokedToken,
+            handle=oauth.revoke,
+            refuses=_OF_CLIENTS,
+            prefixes=ROOT,
+            shape=OAUTH_SHAPE,
+            is_form=True,
+            is_for_all_pages=True,
+        ),
     ]
 
 

@@ -119,8 +119,9 @@ class Promise:
         validator = self._body_is_valid(seen.status)
         body = orjson.loads(seen.body)
         yield from (f"{seen.status} is not as told: {error}"[:500] for error in validator.iter_errors(body))
-        code = body.get("error", {}).get("code") if seen.status >= HTTPStatus.BAD_REQUEST else None
-        if code is not None and code not in self._codes:  # which Anthropic's shape does not have
+        error = body.get("error") if seen.status >= HTTPStatus.BAD_REQUEST else None
+        code = error.get("code") if isinstance(error, dict) else None
+        if code is not None and code not in self._codes:  # which the shapes of Anthropic and of OAuth do not have
             yield f"does not tell of {code}"
 
     def _validator_of(self, status: int) -> Any:

@@ -118,7 +118,7 @@ AREAS: dict[str, Area] = {
         },
     ),
     "People": Area(
-        ["docs/people.md"],
+        ["docs/people.md", "docs/oauth.md"],
         {
             "People sign in by a password, and their tokens and cookies open what keys do and nothing of others.": [
                 "tests/doors/test_people.py",
@@ -147,6 +147,10 @@ AREAS: dict[str, Area] = {
             ],
             "Who signs in with a browser at the issuer comes back to where they began, in the browser that began, and nobody else does.": [
                 "tests/doors/test_oidc_browser.py",
+            ],
+            "A person lets a program in by a browser for what they chose there, and it gets no further, nor anybody in its place.": [
+                "tests/doors/test_oauth.py",
+                "tests/core/image_fetching/test_documents.py",
             ],
         },
     ),

@@ -8,6 +8,7 @@ from http_api.console.pages.admin_accounts import AccountPages
 from http_api.console.pages.admin_audit import AUDIT_PATH, AuditPages
 from http_api.console.pages.admin_users import USERS_PATH, UserPages
 from http_api.console.pages.admin_wallet import AccountWalletPages
+from http_api.console.pages.authorize import AuthorizePages
 from http_api.console.pages.connect import CONNECT_PATH, ConnectPages
 from http_api.console.pages.keys import ALL_KEYS_PATH, KEYS_PATH, KeyPages
 from http_api.console.pages.models import MODELS_PATH, ModelPages
@@ -86,6 +87,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
             issuer_path=parts.issuer_path,
             issuer_name=parts.issuer_name,
         ).rows(console),
+        *([] if run.oauth is None else AuthorizePages(run.oauth).rows(console)),
         *keys.rows(console),
         *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
         *UsagePages(run.usage, run.keys, run.people, parts.now_ms, at=templates.at).rows(console),

@@ -1,6 +1,6 @@
 """Who asks? Answered once for each request, for both doors, before anything else reads it."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import Scope
 
@@ -22,8 +22,10 @@ class Authentication:
     guests also where those are switched off.
     """
 
-    def __init__(self, authenticator: Authenticator, cookie: Cookie) -> None:
+    def __init__(self, authenticator: Authenticator, cookie: Cookie, resource_at: Callable[[str], str | None]) -> None:
+        """`resource_at` tells the address by which tokens name what is served at a path, if they may."""
         self._authenticator = authenticator
+        self._resource_at = resource_at
         self._cookie = cookie
 
     def __call__(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> Awaitable[None] | None:
@@ -37,12 +39,12 @@ class Authentication:
         if credential is None:
             return self._without_key(scope, context, operation)
         if may_be_several(scope, sent) and len(several := credentials_of(scope)) > 1:
-            return self._try_all(several, context, operation)
+            return self._try_all(several, scope, context, operation)
         caller = self._authenticator.recall(credential)
         if caller is None:
-            return self._try_all(credentials_of(scope), context, operation)
-        if caller.networks:
-            caller.check_address(context.address)
+            return self._try_all(credentials_of(scope), scope, context, operation)
+        if caller.is_bound:
+            self._check_bounds(caller, scope, context)
         context.caller = caller
         return None
 
@@ -73,15 +75,22 @@ class Authentication:
                 raise
             context.caller = self._authenticator.guest(context.address)
 
-    async def _try_all(self, credentials: list[str], context: RequestContext, operation: AnyOperation) -> None:
+    async def _try_all(
+        self, credentials: list[str], scope: Scope, context: RequestContext, operation: AnyOperation
+    ) -> None:
         refusals: list[GatewayError] = []
         try:
             caller = await self._the_good_one(credentials, context, refusals)
         finally:
             refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
         _check_place(caller, operation)
-        caller.check_address(context.address)
+        self._check_bounds(caller, scope, context)
         context.caller = caller
+
+    def _check_bounds(self, caller: Caller, scope: Scope, context: RequestContext) -> None:
+        """Raises GatewayError for an address that it may not ask from, or not ask at."""
+        caller.check_address(context.address)
+        caller.check_asks_at(self._resource_at(scope["path"]))
 
     async def _the_good_one(
         self, credentials: list[str], context: RequestContext, refusals: list[GatewayError]

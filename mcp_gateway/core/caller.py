@@ -152,11 +152,15 @@ class Caller:
     """Whether its account has its requests attributed to users and tags."""
     tags: Tags = ()
     """Of its key."""
+    audience: str | None = None
+    """The one address that it may ask at, of a program that shows a token for that; None for all that there are."""
     key_id: str | None = field(init=False, compare=False)
     """Of the key that is shown; None without one."""
     credential_id: str | None = field(init=False, compare=False)
     """The same, or the session of a user, or the user where there is none: what ends when it may go on no longer."""
     is_guest: bool = field(init=False, compare=False)
+    is_bound: bool = field(init=False, compare=False)
+    """Whether it may ask from some networks, or at one address, alone."""
 
     def __post_init__(self) -> None:
         """What every request asks of the principal is looked up once."""
@@ -165,6 +169,7 @@ class Caller:
         object.__setattr__(self, "key_id", key_id)
         object.__setattr__(self, "credential_id", key_id or (user and (user.session_id or user.user_id)))
         object.__setattr__(self, "is_guest", isinstance(self.principal, Guest))
+        object.__setattr__(self, "is_bound", bool(self.networks) or self.audience is not None)
 
     def may(self, scope: KeyScope) -> bool:
         """Guests have every scope and are judged elsewhere."""
@@ -188,6 +193,11 @@ class Caller:
         if not all(parsed is not None and any(parsed in one for one in networks) for networks in self.networks):
             message = f"This API key may not be used from the address {shown(address)}."
             raise GatewayError("ip_not_authorized", message)
+
+    def check_asks_at(self, address: str | None) -> None:
+        """Raises GatewayError `invalid_api_key` for another address than the one that its token is for."""
+        if self.audience is not None and (address is None or address.rstrip("/") != self.audience.rstrip("/")):
+            raise GatewayError("invalid_api_key", f"This token is for {self.audience}, and for nothing else.")
 
     def check_may_mint_over_mcp(self) -> None:
         """Raises GatewayError `missing_credentials`, `insufficient_permissions`."""

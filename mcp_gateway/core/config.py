@@ -39,6 +39,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.fees import FeeText, quoted
 from mcp_gateway.core.mcp_paths import MCP_PATHS
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
+from mcp_gateway.core.oauth_settings import OAuthSettings
 from mcp_gateway.core.oidc_settings import OidcSettings
 from mcp_gateway.core.optimization import AUTO, MODE_ALIASES, MODES, Mode, MovedByFeedback, mode_named
 from mcp_gateway.core.prices import Price, Rates, Tier
@@ -1013,6 +1014,7 @@ class Settings(Section):
     limits: LimitSettings = LimitSettings()
     users: UserSettings = UserSettings()
     oidc: OidcSettings = OidcSettings()
+    oauth: OAuthSettings = OAuthSettings()
     attribution: AttributionSettings = AttributionSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     policy: PolicySettings = PolicySettings()
@@ -1070,6 +1072,21 @@ class Settings(Section):
             raise ValueError(
                 "oidc.audiences has the client_id, for which tokens are made that only say who signed in: name another "
                 "one, or write client_id_is_audience = true if the issuer can do no better"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_sign_people_in(self) -> Self:
+        """By its own authorization server, which clients find below an address that nobody on the way can change."""
+        if not self.oauth.enabled:
+            return self
+        if self.oidc.is_configured:
+            raise ValueError(
+                "oauth.enabled is for gateways without oidc.issuer: clients can only be led to one of them"
+            )
+        if self.public_url is None or not is_private(self.public_url):
+            raise ValueError(
+                "oauth.enabled needs public_url, in https or on this machine: clients sign people in there"
             )
         return self
 

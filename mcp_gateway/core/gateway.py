@@ -34,17 +34,19 @@ from mcp_gateway.core.hosts import base_url_of
 from mcp_gateway.core.idempotency import Idempotency, Repeats
 from mcp_gateway.core.identity.access_tokens import AccessTokens
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.address import AddressReader, counted_as
+from mcp_gateway.core.identity.address import AddressReader, counted_as, site_of
 from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.authenticator import Authenticator
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.identity.oauth.server import OAuthServer
 from mcp_gateway.core.identity.oidc.oidc import Oidc, client_secret_of, oidc_of
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.identity.people import People
 from mcp_gateway.core.identity.sessions import KnownSessions, SessionLifetimes, UserSessions
 from mcp_gateway.core.identity.sign_in import SignIn
 from mcp_gateway.core.ids import new_id, now_ms
+from mcp_gateway.core.image_fetching.documents import DocumentFetcher
 from mcp_gateway.core.image_fetching.fetcher import ImageFetcher
 from mcp_gateway.core.image_fetching.resolver import Resolver
 from mcp_gateway.core.inference.auto_router import AutoRouter
@@ -59,10 +61,12 @@ from mcp_gateway.core.ledger.orders import Orders, RunningServer
 from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
+from mcp_gateway.core.limits.by_address import ByAddress
 from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.limits.sign_ins import SignIns
 from mcp_gateway.core.mcp_client.servers import ToolServers
+from mcp_gateway.core.mcp_paths import MCP_PATH, MCP_PATHS
 from mcp_gateway.core.minting import Mint
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
@@ -121,6 +125,8 @@ logger = logging.getLogger(__name__)
 DATABASE = "gateway.sqlite3"
 _LOOKUPS_OF_A_WEBHOOK = 2
 """Of one account at once: the system may still be at one that was given up."""
+_LOOKUPS_OF_A_CLIENT = 2
+"""The same for one address from which descriptions of clients are asked for."""
 T = TypeVar("T")
 _NOBODY_NAMED = Actor("shell", "unknown", "unknown")
 
@@ -158,6 +164,8 @@ class Gateway:
     authenticator: Authenticator
     oidc: Oidc | None
     """None where nobody is let in by an issuer."""
+    oauth: OAuthServer | None
+    """None where the gateway gives no tokens of its own for the MCP door."""
     addresses: AddressReader
     regions: Regions | None
     """None where no country is refused."""
@@ -414,6 +422,7 @@ async def open_gateway(
             sign_ins=SignIns(now_s or clock),
             authenticator=authenticator,
             oidc=oidc,
+            oauth=_oauth_server(store, keys, settings, metrics, now_s or clock),
             addresses=addresses,
             regions=_regions(settings, addresses, countries, metrics),
             blocklist=blocklist,
@@ -601,6 +610,35 @@ def _sessions(store: Engine, settings: Settings) -> UserSessions:
 
 def _webhooks(store: Engine, settings: Settings) -> Webhooks:
     return Webhooks(store, now_ms=now_ms, ports=settings.webhooks.ports)
+
+
+def _oauth_server(
+    store: Store, keys: KeyRing, settings: Settings, metrics: Metrics, now_s: Callable[[], float]
+) -> OAuthServer | None:
+    chosen, public_url = settings.oauth, settings.public_url
+    if not chosen.enabled or public_url is None:
+        return None
+
+    def checking(by_address: ByAddress) -> Callable[[str], None]:
+        def check(address: str) -> None:
+            counted = counted_as(address)
+            by_address.count(counted, site_of(counted))
+
+        return check
+
+    return OAuthServer(
+        store,
+        keys,
+        issuer=public_url,
+        resources=[public_url + path for path in (MCP_PATH, *MCP_PATHS)],
+        fetch=DocumentFetcher(resolve=Resolver(_LOOKUPS_OF_A_CLIENT)),
+        check_documents=checking(ByAddress("descriptions of clients", chosen.documents_per_minute, now_s)),
+        check_registrations=checking(ByAddress("registrations of clients", chosen.registrations_per_minute, now_s)),
+        most_unused=chosen.max_unused_clients,
+        new_id=new_id,
+        now_ms=now_ms,
+        count=lambda what: metrics.oauth.labels(what).inc(),
+    )
 
 
 def _deliveries(store: Store, settings: Settings, metrics: Metrics) -> Deliveries:

@@ -114,11 +114,13 @@ class Mint:
         caller: Caller,
         wanted: WantedKey,
         keep: Callable[[Key, Sequence[BudgetStanding]], Write[None] | None],
+        and_then: Callable[[Key], Sequence[Write[None]]] = lambda _: (),
     ) -> MintedKey:
         """A key that the caller's has made, with its budgets and with what `keep` makes of both, in one transaction.
 
-        Raises GatewayError as KeyRing.create, and for what the caller's key may not do itself: `insufficient_scope`,
-        `insufficient_permissions`, `model_not_found`; for a lease as Leases.make.
+        What `and_then` makes of it is written behind the key there. Raises GatewayError as KeyRing.create, and for what
+        the caller's key may not do itself: `insufficient_scope`, `insufficient_permissions`, `model_not_found`; for a
+        lease as Leases.make.
         """
         caller.check_secret_is_current()
         maker = await self._maker_for(caller)
@@ -157,7 +159,7 @@ class Mint:
                 particulars=particulars,
                 key_id=key_id,
                 keep=lambda key: keep(key, standings),
-                and_then=lambda key: [decided, *_notes_of(caller, key)],
+                and_then=lambda key: [decided, *_notes_of(caller, key), *and_then(key)],
             )
             return MintedKey(key, raw, standings)
 

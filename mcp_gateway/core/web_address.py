@@ -4,7 +4,7 @@ import contextlib
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-_MOST_PATH_CHARS = 2000
+_MOST_PATH_CHARS = 6000
 
 
 def is_web_address(text: str) -> bool:

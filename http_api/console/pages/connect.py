@@ -45,7 +45,8 @@ class ConnectPages:
         ]
 
     async def show(self, asked: Asked[ConnectQuery, Form]) -> Shown:
-        keys = (await self._keys.list(asking(asked, Nothing(), KeysQuery(state="live")))).data
+        live = (await self._keys.list(asking(asked, Nothing(), KeysQuery(state="live")))).data
+        keys = [key for key in live if key.grant is None]  # a program that was let in needs nothing pasted
         key = _chosen(keys, asked.query.key)
         models = self._plain_models(asked) if asked.may("inference") else []
         model = asked.query.model if asked.query.model in models else next(iter(models), "auto")

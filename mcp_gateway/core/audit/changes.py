@@ -228,6 +228,7 @@ def _key(key: Key) -> dict[str, Any]:
         "account": key.account_id,
         "prefix": key.prefix,
         "name": key.name,
+        **({} if key.grant is None else {"client": key.grant.client_id}),
         "test": key.is_test,
         "revoked_at": _seconds(key.revoked_at_ms),
         "expires_at": _seconds(key.expires_at_ms),

@@ -232,6 +232,7 @@ class Authenticator:
             routing=key.routing,
             networks=key.networks,
             shows_replaced_secret=key.secret_ends_at_ms is not None,
+            audience=key.audience,
         )
 
     def _forget_person(self, shown_id: str, error: GatewayError) -> None:

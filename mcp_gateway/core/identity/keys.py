@@ -16,6 +16,8 @@ from mcp_gateway.core.text import shown
 
 LIVE_PREFIX = "gw_live_"
 TEST_PREFIX = "gw_test_"
+ACCESS_PREFIX = "gwo_"
+"""Of what a program shows that a person has let in by the gateway's own authorization server, for a key's secret."""
 _YEAR_10000_MS = 253_402_300_800_000
 """No calendar goes further."""
 TEST_SCOPES: frozenset[KeyScope] = frozenset({"inference"})
@@ -55,6 +57,14 @@ class Ending:
         if self.revoked_at_ms is not None:
             return "revoked"
         return "expired" if self.expires_at_ms is not None and self.expires_at_ms <= now_ms else "live"
+
+
+class KeyGrant(NamedTuple):
+    """Whom a person has let in by a key: a program, by the name that it calls itself, answered at an address."""
+
+    client_id: str
+    client_name: str
+    redirect_uri: str
 
 
 ANY_SERVER = "*"
@@ -106,6 +116,10 @@ class Key(Ending):
     """The digest of the secret that it was found by, and of no key that was found otherwise."""
     secret_ends_at_ms: int | None = None
     """Of a secret that another has replaced; `expires_at_ms` is then no later."""
+    grant: KeyGrant | None = None
+    """Of a key that a program is let in by, which has no secret but the tokens that it is given."""
+    audience: str | None = None
+    """Of such a token: the address that it is for, and for no other."""
 
     @property
     def holders(self) -> frozenset[str]:
@@ -132,10 +146,16 @@ class Key(Ending):
             "tags": list(self.particulars.tags),
         }
 
-    def found_by(self, secret: bytes, secret_ends_at_ms: int | None) -> "Key":
-        """As whoever shows this secret has it: one that another has replaced makes it end sooner."""
+    def found_by(self, secret: bytes, secret_ends_at_ms: int | None, audience: str | None = None) -> "Key":
+        """As whoever shows this secret has it: one that another has replaced, or a token, makes it end sooner."""
         ends = [at_ms for at_ms in (self.expires_at_ms, secret_ends_at_ms) if at_ms is not None]
-        return replace(self, secret=secret, secret_ends_at_ms=secret_ends_at_ms, expires_at_ms=min(ends, default=None))
+        return replace(
+            self,
+            secret=secret,
+            secret_ends_at_ms=secret_ends_at_ms,
+            expires_at_ms=min(ends, default=None),
+            audience=audience,
+        )
 
     def is_replaced_one_valid_at(self, now_ms: int) -> bool:
         """Whether a secret that another has replaced is of use still."""
@@ -144,7 +164,7 @@ class Key(Ending):
     def fault_at(self, now_ms: int) -> Code | None:
         """The code that the key is refused with; None for a valid one."""
         if self.secret_ends_at_ms is not None and self.secret_ends_at_ms <= now_ms:
-            return "revoked_api_key"
+            return "revoked_api_key" if self.audience is None else "expired_session"
         if (code := FAULTS[self.state_at(now_ms)]) is not None:
             return code
         return None if self.is_account_active else "account_deactivated"
@@ -155,6 +175,7 @@ _REFUSALS: dict[Code, str] = {
     "invalid_api_key": "This API key is not known here.",
     "revoked_api_key": "This API key was revoked.",
     "expired_api_key": "This API key has expired.",
+    "expired_session": "This token has expired: have another made, or sign in again.",
     "account_deactivated": "The account of this API key is switched off.",
 }
 

@@ -15,14 +15,14 @@ from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.identity.accounts import LIMITS_OF
 from mcp_gateway.core.identity.key_ring import AccountLimits, KeyRing
-from mcp_gateway.core.identity.keys import LIVE_PREFIX, TEST_PREFIX, Key, digest_of, refusal
+from mcp_gateway.core.identity.keys import ACCESS_PREFIX, LIVE_PREFIX, TEST_PREFIX, Key, digest_of, refusal
 from mcp_gateway.core.identity.settled import settled
 
 logger = logging.getLogger(__name__)
 
 _WATCH_INTERVAL_S = 0.5
 _MAX_REFUSED = 10_000
-_SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX})[A-Za-z0-9_-]{{43}}")
+_SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX}|{ACCESS_PREFIX})[A-Za-z0-9_-]{{43}}")
 _UNKNOWN: Code = "invalid_api_key"
 T = TypeVar("T")
 

@@ -136,6 +136,12 @@ class Metrics:
             "Tries to deliver an event to the operator or an account: delivered, failed (tried again) or given_up.",
             ("receiver", "outcome"), registry=registry,
         )  # fmt: skip
+        self.oauth = Counter(
+            "gateway_oauth",
+            "What the authorization server did: registered or document (a client), allowed or denied (by a person), "
+            "redeemed (a code), refreshed, replayed (what came twice, and ended its grant) or revoked.",
+            ("what",), registry=registry,
+        )  # fmt: skip
         self.unpaid_usd = Counter(
             "gateway_unpaid_usd", "What answers cost beyond their holds and what their wallets had free.", ("model",),
             registry=registry,

@@ -35,6 +35,7 @@ from mcp_gateway.core.identity.key_ring import (
 from mcp_gateway.core.identity.keys import (
     MOST_REPLACED,
     Key,
+    KeyGrant,
     KeysPerAccount,
     Maker,
     State,
@@ -96,6 +97,7 @@ _KEY_COLUMNS = (
     f"made_by, {_MAKERS}, is_active, key_groups.id, key_groups.name, models, minted_keys.key_id IS NOT NULL, "
     f"mcp_minting_keys.key_id IS NOT NULL, labels, are_offered, model_pool, mode, tells_event, "
     f"key_particulars.networks, note, tags, {_REPLACED_UNTIL}, "
+    "client_id, client_name, redirect_uri, "
     f"{', '.join(f'keys.{name}' for name in LIMIT_NAMES)}"
 )
 _SELECT = f"""
@@ -108,6 +110,7 @@ LEFT JOIN mcp_minting_keys ON mcp_minting_keys.key_id = keys.id
 LEFT JOIN key_mcp_servers ON key_mcp_servers.key_id = keys.id
 LEFT JOIN key_routing ON key_routing.key_id = keys.id
 LEFT JOIN key_particulars ON key_particulars.key_id = keys.id
+LEFT JOIN oauth_grants ON oauth_grants.key_id = keys.id
 """
 _CONDITIONS: dict[State, str] = {
     "live": "revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)",
@@ -175,6 +178,10 @@ INSERT INTO key_particulars VALUES (?, ?, ?, ?) ON CONFLICT (key_id) DO UPDATE S
 networks = excluded.networks, note = excluded.note, tags = excluded.tags
 """
 _REPLACED = "SELECT key_id, ends_at_ms FROM replaced_secrets WHERE sha256 = ?"
+_ACCESS_SHOWN = """
+SELECT key_id, oauth_access_tokens.ends_at_ms, resource FROM oauth_access_tokens JOIN oauth_grants USING (key_id)
+WHERE sha256 = ?
+"""
 _KEEP_REPLACED = "INSERT INTO replaced_secrets SELECT sha256, id, ? FROM keys WHERE id = ?"
 _FORGET_ENDED = "DELETE FROM replaced_secrets WHERE key_id = :key_id AND ends_at_ms <= :at_ms"
 _END_OLDEST = f"""
@@ -407,6 +414,8 @@ def _rotate(transaction: Transaction, write: RotateKey) -> None:
     key = _by_id(transaction, KeyById(write.key_id))
     if key is None or key.state_at(write.at_ms) != "live":
         raise GatewayError("conflict", "This key has ended, and has no new secret.")
+    if key.grant is not None:
+        raise GatewayError("conflict", "A program is let in by this key, which has no secret; revoke it instead.")
     _check_made(transaction, key.account_id, write.most, write.at_ms, is_minted=key.is_minted)
     since_ms = _window(write.at_ms, is_minted=key.is_minted)
     transaction.execute(_COUNT_ROTATION, (key.account_id, key.is_minted, since_ms))
@@ -451,12 +460,14 @@ def _by_digest(rows: Rows, read: KeyByDigest) -> Key | None:
     row = rows.first(f"{_SELECT} WHERE sha256 = ?", (read.digest,))
     if row is not None:
         return _key(row).found_by(read.digest, None)
-    replaced = rows.first(_REPLACED, (read.digest,))
-    if replaced is None:
+    if (replaced := rows.first(_REPLACED, (read.digest,))) is not None:
+        key_id, ends_at_ms, audience = *replaced, None
+    elif (token := rows.first(_ACCESS_SHOWN, (read.digest,))) is not None:
+        key_id, ends_at_ms, audience = token
+    else:
         return None
-    key_id, ends_at_ms = replaced
     key = _by_id(rows, KeyById(key_id))
-    return None if key is None else key.found_by(read.digest, ends_at_ms)
+    return None if key is None else key.found_by(read.digest, ends_at_ms, audience)
 
 
 def _by_id(rows: Rows, read: KeyById) -> Key | None:
@@ -533,7 +544,8 @@ def _live_keys_made(rows: Rows, read: LiveKeysMade) -> list[str]:
 def _key(row: Row) -> Key:
     key_id, account_id, prefix, name, is_test, created_at_ms, ended_at_ms, scopes, expires_at_ms, made_by, *rest = row
     makers, is_active, group_id, group, models, is_minted, may_mint_over_mcp, *rest = rest
-    labels, are_offered, pool, mode, tells_event, networks, note, tags, replaced_until_ms, *limits = rest
+    labels, are_offered, pool, mode, tells_event, networks, note, tags, replaced_until_ms, *rest = rest
+    client_id, client_name, redirect_uri, *limits = rest
     has_expired = expires_at_ms is not None and ended_at_ms is not None and ended_at_ms >= expires_at_ms
     return Key(
         key_id, account_id, prefix, name, bool(is_test), created_at_ms, None if has_expired else ended_at_ms,
@@ -545,7 +557,7 @@ def _key(row: Row) -> Key:
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
         bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels), bool(are_offered),
         _routing(pool, mode, tells_event), _particulars(networks, note, tags),
-        replaced_until_ms,
+        replaced_until_ms, grant=None if client_id is None else KeyGrant(client_id, client_name, redirect_uri),
     )  # fmt: skip
 
 

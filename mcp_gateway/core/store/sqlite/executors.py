@@ -14,6 +14,7 @@ from mcp_gateway.core.store.sql import (
     limits,
     models,
     months,
+    oauth,
     orders,
     outcomes,
     payments,
@@ -43,6 +44,7 @@ EXECUTORS = (
     | months.EXECUTORS
     | limits.EXECUTORS
     | counters.EXECUTORS
+    | oauth.EXECUTORS
     | orders.EXECUTORS
     | outcomes.EXECUTORS
     | retention.EXECUTORS

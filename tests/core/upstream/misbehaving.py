@@ -48,7 +48,8 @@ class Peer:
     def reset(self) -> None:
         """Close with RST instead of FIN."""
         sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(RuntimeError):  # uvloop's, where the client has closed it meanwhile
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def drain_until_gone(self) -> None:
@@ -175,7 +176,7 @@ class MisbehavingServer:
             await behaviour(peer)
             peer.writer.close()
             await peer.writer.wait_closed()
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, RuntimeError, asyncio.IncompleteReadError):  # uvloop's word for a client that has left
             peer.writer.transport.abort()
         except asyncio.CancelledError:
             peer.reset()

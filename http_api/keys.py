@@ -169,7 +169,7 @@ class Keys:
 
     async def names(self, asked: Asked[Any, Any]) -> dict[str, str]:
         """What the keys that `list` would tell of are called, by id: of the thousand that were made last."""
-        return await self._keys.names(asked.caller.account_id, most=_MOST_NAMES, within=asked.caller.within)
+        return await self._keys.names(asked.about.account_id, most=_MOST_NAMES, within=asked.about.within)
 
     async def get(self, asked: Asked[Query, Nothing]) -> KeyObject:
         return await self._told(await self._own_key(asked))

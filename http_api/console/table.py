@@ -18,7 +18,7 @@ from http_api.console.pages.sign_in import SignInPages
 from http_api.console.pages.status import StatusPages
 from http_api.console.pages.usage import USAGE_PATH, UsagePages
 from http_api.console.pages.wallet import WALLET_PATH, WalletDoors, WalletPages
-from http_api.console.pages_of import ACCOUNTS_PATH
+from http_api.console.pages_of import ACCOUNTS_PATH, PagesOf
 from http_api.console.security import security_headers
 from http_api.console.serving import Console
 from http_api.console.static_files import STATIC_PATH, StaticFiles
@@ -75,6 +75,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
     files = StaticFiles()
     templates = Templates(files, _MENU, _ADMIN_MENU, prefix=path_of(parts.base_url))
     console = Console(templates, parts.people, security_headers(parts.payment_pages))
+    own, each = PagesOf(), PagesOf(run.admin.of_account)
     keys, all_keys = (
         KeyPages(handlers, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
         for handlers in (run.keys, run.admin.keys)
@@ -90,8 +91,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         *([] if run.oauth is None else AuthorizePages(run.oauth).rows(console)),
         *keys.rows(console),
         *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
-        *UsagePages(run.usage, run.keys, run.people, parts.now_ms, at=templates.at).rows(console),
-        *RequestPages(run.requests, run.keys, run.limits, parts.now_ms).rows(console),
+        *(row for pages in (own, each) for row in _history(pages, run, parts, templates, console)),
         *WalletPages(
             WalletDoors(run.billing, run.statements, run.topups, run.auto_topups, run.webhooks),
             parts.now_ms,
@@ -110,4 +110,14 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         ).rows(console),
         console.file(STATIC_PATH, files.get),
         console.unknown(),
+    ]
+
+
+def _history(
+    pages: PagesOf, run: Endpoints, parts: ConsoleParts, templates: Templates, console: Console
+) -> list[AnyOperation]:
+    """Of what was asked for in the past."""
+    return [
+        *UsagePages(pages, run.usage, run.keys, run.people, parts.now_ms, at=templates.at).rows(console),
+        *RequestPages(pages, run.requests, run.keys, run.limits, parts.now_ms).rows(console),
     ]

@@ -12,6 +12,7 @@ from mcp_gateway.core.ids import new_id
 from tests.cases import each
 from tests.doors.test_console_admin import ACCOUNTS, HOSTILE, Administration
 from tests.doors.test_console_admin_people import noted
+from tests.patience import PATIENCE_S
 from tests.serving import Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,6 +101,38 @@ async def test_budgets_are_made_once_for_each_form_and_ended(admin: Administrati
     assert [await noted(admin, budget_id) for budget_id in ids] == [["budget.end"]] * 3
 
 
+async def test_usage_and_requests_are_those_of_the_account_and_lead_on_to_it(admin: Administration) -> None:
+    raw = await admin.door.key(admin.account_id, name=HOSTILE)
+    own = await admin.door.key((await admin.door.get("/v1/auth/me", admin.token)).json()["account_id"])
+    asked = (await admin.door.chat(raw, model="demo/echo")).headers["x-request-id"]
+    mine = (await admin.door.chat(own, model="demo/echo")).headers["x-request-id"]
+    assert await admin.door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
+    await admin.door.gateway.ledger._store.flushed()
+    page = (await admin.get(f"{admin.page}/requests?model=&status=200")).text
+    assert (asked in page, mine in page, HOSTILE in page, "in flight" in page) == (True, False, False, False)
+    assert f'href="{admin.page}/requests/{asked}"' in page
+    one = (await admin.get(f"{admin.page}/requests/{asked}")).text
+    (key_id,) = re.findall(r'href="/console/admin/keys/(key_\w+)"', one)
+    assert f"{admin.page}/requests?key={key_id}" in (await admin.get(f"/console/admin/keys/{key_id}")).text
+    assert (await admin.get(f"{admin.page}/requests/{mine}")).status_code == 404
+    (again,) = re.findall(r'data-again="([^"]+)"', page)
+    await admin.door.chat(raw, model="demo/echo")
+    assert await admin.door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
+    await admin.door.gateway.ledger._store.flushed()
+    assert "1 new" in (await admin.get(unescape(again))).text
+    usage = (await admin.get(f"{admin.page}/usage?range=24h&show=requests&by=key")).text
+    assert (HOSTILE in usage, f"{admin.page}/requests?" in usage, 'href="/console/requests?' in usage) == (
+        False, True, False,
+    )  # fmt: skip
+    assert '<dt>Requests</dt><dd><data value="2">2</data></dd>' in usage
+    for file, api in (("requests/export?", "requests?"), ("usage/export?range=24h&by=model&", "")):
+        told = await admin.get(f"{admin.page}/{file}format=csv")
+        assert told.headers["content-type"] == "text/csv; charset=utf-8"
+        if api:
+            theirs = await admin.door.get(f"/v1/admin/accounts/{admin.account_id}/{api}format=csv", admin.token)
+            assert told.text == theirs.text
+
+
 @each(
     ("fields", "status", "field"),
     [
@@ -125,7 +158,8 @@ async def test_another_account_s_parts_are_not_there_and_no_account_has_none(adm
     (await admin.send(f"{ACCOUNTS}/{other}/budgets", amount_usd="5", window="day", once=new_id("form")))
     (budget_id,) = re.findall(r'id="end-(bud_\w+)"', (await admin.get(f"{ACCOUNTS}/{other}/budgets")).text)
     assert (await admin.send(f"{admin.page}/budgets/{budget_id}/end")).status_code == 404
-    for below in ("", "/wallet", "/wallet/ledger", f"/wallet/statements/{month}", "/wallet/webhook", "/budgets"):
+    parts = ("", "/usage", "/usage/export", "/requests", "/requests/export?format=csv")
+    for below in (*parts, "/wallet", "/wallet/ledger", f"/wallet/statements/{month}", "/wallet/webhook", "/budgets"):
         assert (await admin.get(f"{ACCOUNTS}/acc_nobody{below}")).status_code == 404, below
         mine = (await admin.get(f"{admin.page}{below}")).text
         assert other not in mine

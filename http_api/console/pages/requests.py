@@ -9,16 +9,18 @@ from pydantic import Field
 
 from http_api.console.addresses import filters_in, older
 from http_api.console.forms import Form
+from http_api.console.pages_of import OWN_HOME, PagesOf, told_of
 from http_api.console.serving import AskedPage, Console, Shown, asking
 from http_api.console.view import minute
 from http_api.keys import Keys
-from http_api.limits import Limits, LimitsObject
+from http_api.limits import Limits
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
 from http_api.query import AnyQuery
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
 from mcp_gateway.core.errors import TABLE, GatewayError
 
-REQUESTS_PATH = "/console/requests"
+REQUESTS = "/requests"
+REQUESTS_PATH = f"{OWN_HOME}{REQUESTS}"
 _NAMED_IN_QUERY = ("model", "key", "status", "error_code", "surface", "tag", "user", "since", "until")
 _MOST_NEW = 50
 
@@ -31,7 +33,10 @@ class NewerQuery(RequestsQuery):
 
 
 class RequestPages:
-    def __init__(self, requests: Requests, keys: Keys, limits: Limits, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, pages: PagesOf, requests: Requests, keys: Keys, limits: Limits, now_ms: Callable[[], int]
+    ) -> None:
+        self._pages = pages
         self._requests = requests
         self._keys = keys
         self._limits = limits
@@ -39,11 +44,12 @@ class RequestPages:
 
     def rows(self, console: Console) -> list[AnyOperation]:
         row: dict[str, Any] = {"query": RequestsQuery, "scope": "read"}
+        page = self._pages.page
         return [
-            console.page(REQUESTS_PATH, self.list, **row),
-            console.page(f"{REQUESTS_PATH}/export", self.export, **row),
-            console.page(f"{REQUESTS_PATH}/live", self.live, query=NewerQuery, scope="read"),
-            console.page(f"{REQUESTS_PATH}/{{request_id}}", self.show, scope="read"),
+            page(console, REQUESTS, self.list, **row),
+            page(console, f"{REQUESTS}/export", self.export, **row),
+            page(console, f"{REQUESTS}/live", self.live, query=NewerQuery, scope="read"),
+            page(console, f"{REQUESTS}/{{request_id}}", self.show, scope="read"),
         ]
 
     async def list(self, asked: Asked[RequestsQuery, Form]) -> Shown:
@@ -67,7 +73,7 @@ class RequestPages:
     async def show(self, asked: AskedPage) -> Shown:
         request = await self._requests.get(asking(asked, Nothing()))
         advice = next((row.advice for code, row in TABLE.items() if code == request.error_code), None)
-        return Shown("request.html", {"request": request, "advice": advice})
+        return Shown("request.html", told_of(asked) | {"request": request, "advice": advice})
 
     async def live(self, asked: Asked[NewerQuery, Form]) -> Shown:
         """What has come since a list was shown: requests that began behind its first, or ended after."""
@@ -87,14 +93,17 @@ class RequestPages:
     async def _news(
         self, asked: AskedPage, filters: dict[str, str], at_ms: int, above: str, count: int = 0
     ) -> dict[str, Any]:
-        """How many have come, how many run, and where to ask for that again."""
-        limits = await self._limits.get(asking(asked, Nothing(), AnyQuery()))
-        assert isinstance(limits, LimitsObject)
-        assert limits.account is not None
+        """How many have come, how many run of the reader's account, and where to ask for that again."""
+        running = None
+        if asked.of_account is None:
+            limits = await self._limits.get(asking(asked, Nothing(), AnyQuery()))
+            assert limits.account is not None
+            running = limits.account.in_flight.running
         return {
+            **told_of(asked),
             "count": count,
             "most": _MOST_NEW,
-            "running": limits.account.in_flight.running,
+            "running": running,
             "here": urlencode(filters),
             "again": urlencode({**filters, "at": at_ms, "above": above}),
         }

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 
 from http_api.console.chart import Stacked, stacked_bars
 from http_api.console.forms import Form
-from http_api.console.pages.requests import REQUESTS_PATH
+from http_api.console.pages.requests import REQUESTS
+from http_api.console.pages_of import OWN_HOME, PagesOf, home_of, told_of
 from http_api.console.serving import Console, Shown, asking
 from http_api.console.view import counted, dollars, minute
 from http_api.exports import Format
@@ -20,7 +21,8 @@ from http_api.usage import UsageQuery, UsageReport, UsageReports, UsageRow
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.zones import day_begins_ms, zone_or_utc
 
-USAGE_PATH = "/console/usage"
+_USAGE = "/usage"
+USAGE_PATH = f"{OWN_HOME}{_USAGE}"
 Range = Literal["24h", "7d", "30d", "90d", "month"]
 Metric = Literal["cost", "requests", "tokens", "errors"]
 By = Literal["model", "key", "surface", "status", "task", "tag"]
@@ -118,6 +120,7 @@ class UsagePages:
 
     def __init__(
         self,
+        pages: PagesOf,
         usage: UsageReports,
         keys: Keys,
         people: PeopleDoor,
@@ -125,6 +128,7 @@ class UsagePages:
         *,
         at: Callable[[str], str],
     ) -> None:
+        self._pages = pages
         self._people = people
         self._at = at
         self._usage = usage
@@ -133,8 +137,8 @@ class UsagePages:
 
     def rows(self, console: Console) -> list[AnyOperation]:
         return [
-            console.page(USAGE_PATH, self.show, query=UsageFilter, scope="read"),
-            console.page(f"{USAGE_PATH}/export", self.export, query=UsageFilter, scope="read"),
+            self._pages.page(console, _USAGE, self.show, query=UsageFilter, scope="read"),
+            self._pages.page(console, f"{_USAGE}/export", self.export, query=UsageFilter, scope="read"),
         ]
 
     async def show(self, asked: Asked[UsageFilter, Form]) -> Shown:
@@ -147,9 +151,10 @@ class UsagePages:
             rows = errors
         shared: By = "status" if query.show == "errors" else query.by
         names = await self._keys.names(asked) if shared == "key" else {}
-        links = [f"{self._at(REQUESTS_PATH)}?{urlencode(_filter_of(bar))}" for bar in window.bars]
+        links = [f"{self._at(home_of(asked) + REQUESTS)}?{urlencode(_filter_of(bar))}" for bar in window.bars]
         series = _series(rows, window, shared, query.show, names)
         values = {
+            **told_of(asked),
             "filter": query,
             "ranges": _RANGE_LABELS.items(),
             "metrics": _METRIC_LABELS.items(),

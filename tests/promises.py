@@ -54,6 +54,7 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_admin.py",
                 "tests/doors/test_console_admin_people.py",
                 "tests/doors/test_console_admin_books.py",
+                "tests/console/test_admin.py",
             ],
             "People see where they are signed in and end it, owners invite by links that are told once, and nobody is deleted without typing who they are.": [
                 "tests/doors/test_console_account.py",

@@ -17,6 +17,7 @@ from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import open_gateway
 from mcp_gateway.mcp_door.endpoints import McpDoor
+from tests.conformance.authorization import run_authorization
 from tests.conformance.fixtures import DoorBus, build
 
 HERE = Path(__file__).parent
@@ -33,6 +34,7 @@ BRIDGE_RUNS = (
     ("0.2.0-alpha.12", "request-metadata", ("--spec-version", "2026-07-28")),
     ("0.2.0-alpha.12", "http-standard-headers", ("--spec-version", "2026-07-28")),
 )
+AUTHORIZATION_RUN = "0.2.0-alpha.12"
 GUESTS = {"requests_per_minute": 100_000, "in_flight_per_address": 1000}
 
 
@@ -77,21 +79,37 @@ async def served_fixtures(data_dir: Path) -> AsyncIterator[str]:
 
 async def run(suites: Path, version: str, *arguments: str) -> bool:
     """Run one command of a version of the suite. False where it failed, after its output was shown."""
-    node, program = (
-        suites / "node/bin/node",
-        suites / version / "node_modules/@modelcontextprotocol/conformance/dist/index.js",
-    )
+    node, program = programs_of(suites, version)
     with tempfile.TemporaryDirectory() as results:
         process = await asyncio.create_subprocess_exec(
             node, program, *arguments, "-o", results, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
         output = (await process.communicate())[0].decode()
-    has_passed = process.returncode == 0
     chosen = " ".join(argument for argument in arguments if "/" not in argument)
-    print(f"\n{version} {chosen}: {'passed' if has_passed else 'FAILED'}")
+    return has_passed(version, chosen, process.returncode, output)
+
+
+async def run_with_a_person(suites: Path, version: str) -> bool:
+    """The same of the scenarios for authorization servers, which somebody has to let in."""
+    node, program = programs_of(suites, version)
+    with tempfile.TemporaryDirectory() as results, tempfile.TemporaryDirectory() as data_dir:
+        status, output = await run_authorization(node, program, Path(data_dir), results)
+    return has_passed(version, "authorization", status, output)
+
+
+def programs_of(suites: Path, version: str) -> tuple[Path, Path]:
+    """Node, and what it runs."""
+    suite = suites / version / "node_modules/@modelcontextprotocol/conformance/dist/index.js"
+    return suites / "node/bin/node", suite
+
+
+def has_passed(version: str, chosen: str, status: int | None, output: str) -> bool:
+    """Shows the totals, or all that was printed where something failed."""
+    is_good = status == 0
+    print(f"\n{version} {chosen}: {'passed' if is_good else 'FAILED'}")
     totals = [line for line in output.splitlines() if line.startswith(("Total:", "Passed:", "Not scored"))]
-    print("\n".join(totals) if has_passed else output, flush=True)
-    return has_passed
+    print("\n".join(totals) if is_good else output, flush=True)
+    return is_good
 
 
 async def main(suites: Path) -> int:
@@ -102,6 +120,7 @@ async def main(suites: Path) -> int:
     driver = f"{sys.executable} {HERE / 'bridge_driver.py'}"
     for version, scenario, chosen in BRIDGE_RUNS:
         passed.append(await run(suites, version, "client", "--command", driver, "--scenario", scenario, *chosen))
+    passed.append(await run_with_a_person(suites, AUTHORIZATION_RUN))
     return 0 if all(passed) else 1
 
 

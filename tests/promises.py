@@ -349,6 +349,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/observe/test_retention.py",
                 "tests/doors/test_retention.py",
             ],
+            "Sums by the hour are put right by their requests beside traffic, and those whose requests are gone stay.": [
+                "tests/core/observe/test_rebuilt_sums.py",
+            ],
             "The ledger is append-only, every transaction sums to zero, and a check finds what differs.": [
                 "tests/test_commands.py::test_the_books_agree_until_a_balance_differs_from_its_entries",
                 "tests/core/ledger/test_ledger.py",

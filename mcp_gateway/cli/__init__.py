@@ -14,7 +14,7 @@ import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
-from mcp_gateway.cli import accounts, admins, audit, budgets, keys, prices, providers, requests, routing, users
+from mcp_gateway.cli import accounts, admins, audit, budgets, keys, prices, providers, requests, routing, usage, users
 from mcp_gateway.cli.desk import (
     FAULTS,
     ConfigOption,
@@ -68,6 +68,7 @@ app.add_typer(ledger, name="ledger")
 app.add_typer(prices.app, name="prices")
 app.add_typer(providers.app, name="providers")
 app.add_typer(routing.app, name="routing")
+app.add_typer(usage.app, name="usage")
 app.add_typer(users.app, name="users")
 app.add_typer(configuration, name="config")
 

@@ -73,6 +73,7 @@ from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.counter_samples import CounterSamples
 from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.history import History
+from mcp_gateway.core.observe.hourly_sums import HourlySums
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.model_ages import ModelAges
 from mcp_gateway.core.observe.reconciliation import Reconciler
@@ -221,6 +222,7 @@ class Desk:
     statement: Statement
     months: Months
     history: History
+    hourly_sums: HourlySums
     reconciler: Reconciler
     server: RunningServer
     outcomes: OutcomeBook
@@ -253,6 +255,7 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
             Statement(store),
             Months(store),
             History(store),
+            HourlySums(store),
             Reconciler(store, int(_longest_hold_s(settings) * 1000)),
             server,
             _outcomes(store, settings),

@@ -8,6 +8,7 @@ from mcp_gateway.core.store.sql import (
     auto_topups,
     budgets,
     counters,
+    hourly_sums,
     identities,
     keys,
     ledger,
@@ -36,6 +37,7 @@ EXECUTORS = (
     | audit.EXECUTORS
     | auto_topups.EXECUTORS
     | budgets.EXECUTORS
+    | hourly_sums.EXECUTORS
     | hot_ledger.EXECUTORS
     | ledger.EXECUTORS
     | payments.EXECUTORS

@@ -48,13 +48,15 @@ class ModelUseObject(UsageTotals):
 class StatementObject(Told):
     """What is owned, held money included: opening and moves, less the cost of all usage, are the closing balance.
 
-    Of a month by UTC, which is over once `is_final`. Times in Unix seconds; `until` is the first that is not in it.
+    Of a month by UTC, which is over once `is_final`; of one that `is_archived` the ledger lists no charges of requests
+    any more, which are in these sums. Times in Unix seconds; `until` is the first that is not in it.
     """
 
     object: Literal["statement"]
     account_id: str
     month: str
     is_final: bool
+    is_archived: bool
     since: int
     until: int
     currency: Literal["USD"]
@@ -100,6 +102,7 @@ def _object(account_id: str, month: Month, statement: MonthlyStatement, now_ms: 
         account_id=account_id,
         month=month.name,
         is_final=month.until_ms <= now_ms,
+        is_archived=statement.is_archived,
         since=month.since_ms // 1000,
         until=month.until_ms // 1000,
         currency="USD",

@@ -15,6 +15,7 @@ import typer
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
 from mcp_gateway.cli import accounts, admins, audit, budgets, keys, prices, providers, requests, routing, usage, users
+from mcp_gateway.cli.archive import archive_ledger
 from mcp_gateway.cli.desk import (
     FAULTS,
     ConfigOption,
@@ -130,11 +131,16 @@ app.command("incident")(tell_incident)
 
 
 @ledger.command("check")
-def check_ledger(config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
-    """Hold every balance against all entries; exits with 1 where they differ."""
+def check_ledger(
+    of_all: Annotated[bool, typer.Option("--all", help="Read the entries of closed months, too.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Hold every balance against the sums of closed months and all entries since; exits with 1 where they differ."""
 
     async def work(desk: Desk) -> None:
-        discrepancies = await desk.ledger.check()
+        discrepancies = await desk.ledger.check(of_all_entries=of_all)
         for discrepancy in discrepancies:
             typer.echo(shown(discrepancy, 1000), err=True)
         words = "" if discrepancies else "every balance equals its entries"
@@ -147,6 +153,7 @@ def check_ledger(config: ConfigOption = None, data_dir: DataDirOption = None, is
 
 
 ledger.command("reconcile")(reconcile_ledger)
+ledger.command("archive")(archive_ledger)
 
 
 @configuration.command("check")

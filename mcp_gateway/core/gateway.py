@@ -52,8 +52,10 @@ from mcp_gateway.core.image_fetching.resolver import Resolver
 from mcp_gateway.core.inference.auto_router import AutoRouter
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.parts import Parts
+from mcp_gateway.core.ledger.archive import LedgerArchive
 from mcp_gateway.core.ledger.by_hand import Cashier
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
+from mcp_gateway.core.ledger.closing import Closing
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Months
@@ -218,6 +220,7 @@ class Desk:
     people: People
     admin_keys: AdminKeys
     ledger: Ledger
+    archive: LedgerArchive
     cashier: Cashier
     statement: Statement
     months: Months
@@ -251,6 +254,7 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
             _people(store, settings),
             _admin_keys(store),
             ledger,
+            LedgerArchive(store, _closing(store, settings, now_ms)),
             Cashier(store, server.decide, new_reference=partial(new_id, "cli")),
             Statement(store),
             Months(store),
@@ -387,6 +391,7 @@ async def open_gateway(
         deliveries = _deliveries(store, settings, metrics)
         await deliveries.begin(settings.webhooks.url)
         judge = Judge(lifecycle, ledger, pool, published)
+        closing = _closing(store, settings, clock.now_ms)
         retention = Retention(store, clock.now_ms, requests_keep_days=settings.requests_keep_days)
         board = StatusBoard(store, judge.components, clock.now_ms)
         await board.restore()
@@ -464,6 +469,7 @@ async def open_gateway(
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
                 retention=retention.watch,
+                closing=closing.watch,
                 user_sessions=known_sessions.watch,
                 webhooks=deliveries.watch,
                 **({"status_board": board.watch} if settings.public_stats != "off" else {}),
@@ -538,6 +544,10 @@ def _ledger(store: Engine, settings: Settings) -> Ledger:
         longest_hold_s=_longest_hold_s(settings),
         topup_url=settings.topup_url,
     )
+
+
+def _closing(store: Engine, settings: Settings, now_ms: Callable[[], int]) -> Closing:
+    return Closing(store, now_ms, longest_hold_ms=int(_longest_hold_s(settings) * 1000))
 
 
 def _longest_hold_s(settings: Settings) -> float:

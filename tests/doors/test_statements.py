@@ -56,6 +56,7 @@ async def test_the_balance_moves_and_use_of_a_month_add_up(door: Door) -> None:
         "account_id": told["account_id"],
         "month": month.name,
         "is_final": False,
+        "is_archived": False,
         "since": month.since_ms // 1000,
         "until": month.until_ms // 1000,
         "currency": "USD",

@@ -225,7 +225,12 @@ class HeldNow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Discrepancies(Scan[list[tuple[str, tuple[Any, ...]]]]):
-    """What should hold in the books and does not, with a row that shows it; empty is good."""
+    """What should hold in the books and does not, with a row that shows it; empty is good.
+
+    For the entries of closed months stand their sums, but for `of_all_entries`, or of all that are not archived.
+    """
+
+    of_all_entries: bool = False
 
 
 @dataclass(frozen=True, slots=True)

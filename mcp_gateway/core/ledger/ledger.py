@@ -430,9 +430,10 @@ class Ledger:
             if count := self.release_stale_holds():
                 logger.critical("released %d holds that no request can still have", count)
 
-    async def check(self) -> list[str]:
+    async def check(self, *, of_all_entries: bool = False) -> list[str]:
         """Every discrepancy between the facts and what is derived from them, in words; empty is good."""
-        return [f"{what}: {', '.join(map(str, row))}" for what, row in await self._store.read(Discrepancies())]
+        found = await self._store.read(Discrepancies(of_all_entries))
+        return [f"{what}: {', '.join(map(str, row))}" for what, row in found]
 
     def refusal(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> GatewayError:
         """What a program can tell apart: money is missing, which is final, or the account's own requests hold it.

@@ -55,12 +55,16 @@ class ModelUse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MonthlyStatement:
-    """What the account owns, held money included: `opening_nano`, with all moves, less all use, is `closing_nano`."""
+    """What the account owns, held money included: `opening_nano`, with all moves, less all use, is `closing_nano`.
+
+    Of a month that `is_archived` settlements may have left the ledger, which this has by the sums that stay.
+    """
 
     opening_nano: int
     moves: tuple[Moves, ...]
     use: tuple[ModelUse, ...]
     closing_nano: int
+    is_archived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,9 @@ class Months:
 
 
 def statement_of(
-    now_nano: int, later_nano: int, moves: tuple[Moves, ...], use: tuple[ModelUse, ...]
+    now_nano: int, later_nano: int, moves: tuple[Moves, ...], use: tuple[ModelUse, ...], *, is_archived: bool = False
 ) -> MonthlyStatement:
     """From what the account owns now, and what came after the month."""
     closing_nano = now_nano - later_nano
     change_nano = sum(move.amount_nano for move in moves) - sum(one.cost_nano for one in use)
-    return MonthlyStatement(closing_nano - change_nano, moves, use, closing_nano)
+    return MonthlyStatement(closing_nano - change_nano, moves, use, closing_nano, is_archived)

@@ -1,14 +1,20 @@
 """What must hold between the ledger's facts and everything that is derived from them, as queries that find nothing."""
 
-CHECKS = {
+_CLOSED = "COALESCE((SELECT MAX(last_id) FROM closed_months), 0)"
+_ARCHIVED = "COALESCE((SELECT MAX(last_id) FROM closed_months WHERE is_archived = 1), 0)"
+_CHECKS = {
     "a transaction does not sum to zero (id)": """
         SELECT id FROM ledger_transactions
-        WHERE paid_nano + granted_nano + held_nano + revenue_nano + grant_source_nano + clearing_nano <> 0""",
+        WHERE id > {after}
+            AND paid_nano + granted_nano + held_nano + revenue_nano + grant_source_nano + clearing_nano <> 0""",
     "a wallet differs from its transactions (account, paid, granted by the wallet; by the transactions)": """
         SELECT id, w.paid_nano, w.granted_nano, t.paid, t.granted
         FROM accounts LEFT JOIN wallets AS w ON w.account_id = id LEFT JOIN (
-            SELECT account_id, SUM(paid_nano) AS paid, SUM(granted_nano) AS granted
-            FROM ledger_transactions GROUP BY account_id
+            SELECT account_id, SUM(paid_nano) AS paid, SUM(granted_nano) AS granted FROM (
+                SELECT account_id, paid_nano, granted_nano FROM ledger_transactions WHERE id > {after}
+                UNION ALL SELECT account_id, paid_nano, granted_nano FROM month_sums JOIN closed_months USING (month)
+                WHERE last_id <= {after}
+            ) GROUP BY account_id
         ) AS t ON t.account_id = id
         WHERE w.paid_nano IS NOT t.paid OR w.granted_nano IS NOT t.granted""",
     "grants differ from what a wallet was granted (account, wallet, grants)": """
@@ -19,7 +25,7 @@ CHECKS = {
         WHERE granted_nano <> total""",
     "a hold of an earlier release was not ended (request, still held)": """
         SELECT reference, SUM(held_nano) AS held FROM ledger_transactions
-        WHERE kind IN ('hold', 'settle', 'void') GROUP BY reference HAVING held <> 0""",
+        WHERE held_nano <> 0 GROUP BY reference HAVING held <> 0""",
     "a budget was spent beyond its amount (budget, start of its window, amount, spent)": """
         SELECT id, starts_at_ms, amount_nano, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
         WHERE spent_nano > amount_nano""",
@@ -40,12 +46,30 @@ CHECKS = {
         SELECT t.reference, cost_nano, t.revenue_nano + IFNULL(back.revenue_nano, 0) AS kept
         FROM ledger_transactions AS t JOIN requests AS r ON r.id = t.reference AND r.account_id = t.account_id
         LEFT JOIN ledger_transactions AS back ON back.reference = t.reference AND back.kind = 'refund_of_request'
-        WHERE t.kind = 'settle' AND cost_nano <> kept""",
+        WHERE t.id > {after} AND t.kind = 'settle' AND cost_nano <> kept""",
     "a request was settled or voided twice (request, times)": """
-        SELECT reference, COUNT(*) FROM ledger_transactions WHERE kind IN ('settle', 'void')
+        SELECT reference, COUNT(*) FROM ledger_transactions WHERE id > {after} AND kind IN ('settle', 'void')
         GROUP BY reference, kind HAVING COUNT(*) > 1""",
     "a request was given back more or less than it was charged (request, charged, given back)": """
         SELECT back.reference, t.revenue_nano, back.revenue_nano FROM ledger_transactions AS back
         LEFT JOIN ledger_transactions AS t ON t.reference = back.reference AND t.kind = 'settle'
-        WHERE back.kind = 'refund_of_request' AND t.revenue_nano IS NOT -back.revenue_nano""",
+        WHERE back.id > {after} AND back.kind = 'refund_of_request' AND t.revenue_nano IS NOT -back.revenue_nano""",
+    "sums of closed months differ from their entries (account, kind, entries more in the sums, paid, granted)": """
+        SELECT account_id, kind, SUM(entries) AS more, SUM(paid_nano) AS paid, SUM(granted_nano) AS granted FROM (
+            SELECT account_id, kind, entries, paid_nano, granted_nano, held_nano, revenue_nano
+            FROM month_sums JOIN closed_months USING (month) WHERE last_id > {after}
+            UNION ALL SELECT account_id, kind, -1, -paid_nano, -granted_nano, -held_nano, -revenue_nano
+            FROM ledger_transactions WHERE id > {after} AND id <= {closed}
+        ) GROUP BY account_id, kind
+        HAVING more <> 0 OR paid <> 0 OR granted <> 0 OR SUM(held_nano) <> 0 OR SUM(revenue_nano) <> 0""",
 }
+
+
+def _beginning(after: str) -> dict[str, str]:
+    return {what: sql.format(after=after, closed=_CLOSED) for what, sql in _CHECKS.items()}
+
+
+CHECKS = _beginning(_CLOSED)
+"""By the sums of closed months, and the entries since."""
+ALL_CHECKS = _beginning(_ARCHIVED)
+"""By all entries that there are: sums stand for those alone that are archived."""

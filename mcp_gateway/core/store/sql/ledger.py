@@ -13,7 +13,7 @@ from mcp_gateway.core.ledger.entries import (
 from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.ledger.statement import LedgerTransaction as Entry
 from mcp_gateway.core.ledger.statement import NotesOf, TransactionsPage
-from mcp_gateway.core.store.sql.checks import CHECKS
+from mcp_gateway.core.store.sql.checks import ALL_CHECKS, CHECKS
 from mcp_gateway.core.store.transaction import Executors, Row, Rows
 
 _KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR kind = 'dispute' OR kind = 'adjustment'"
@@ -51,8 +51,9 @@ def _with_expired_grants(rows: Rows, read: AccountsWithExpiredGrants) -> tuple[s
     return tuple(account_id for (account_id,) in rows.all(sql, (read.now_ms,)))
 
 
-def _discrepancies(rows: Rows, _: Discrepancies) -> list[tuple[str, Row]]:
-    return [(what, row) for what, sql in CHECKS.items() for row in rows.all(sql)]
+def _discrepancies(rows: Rows, read: Discrepancies) -> list[tuple[str, Row]]:
+    checks = ALL_CHECKS if read.of_all_entries else CHECKS
+    return [(what, row) for what, sql in checks.items() for row in rows.all(sql)]
 
 
 def _page(rows: Rows, read: TransactionsPage) -> list[Entry]:

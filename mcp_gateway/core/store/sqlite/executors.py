@@ -4,9 +4,11 @@ from mcp_gateway.core.store.sql import (
     accounts,
     admin_keys,
     answers,
+    archive,
     audit,
     auto_topups,
     budgets,
+    closing,
     counters,
     hourly_sums,
     identities,
@@ -34,9 +36,11 @@ EXECUTORS = (
     | admin_keys.EXECUTORS
     | keys.EXECUTORS
     | answers.EXECUTORS
+    | archive.EXECUTORS
     | audit.EXECUTORS
     | auto_topups.EXECUTORS
     | budgets.EXECUTORS
+    | closing.EXECUTORS
     | hourly_sums.EXECUTORS
     | hot_ledger.EXECUTORS
     | ledger.EXECUTORS

@@ -45,6 +45,10 @@ class Form:
         """The same without the fields whose names begin so."""
         return self._of({name: given for name, given in self._values.items() if not name.startswith(beginnings)})
 
+    def having(self, name: str, value: str) -> "Form":
+        """The same with this in a field."""
+        return self._of({**self._values, name: [value]})
+
     def changed_from(self, shown: Mapping[str, object]) -> "Form":
         """The same without the fields that hold what was shown in them: what nobody changes is not set."""
         return self._of(

@@ -116,8 +116,10 @@ async def test_what_is_wrong_is_told_at_its_field_and_changes_nothing(admin: Adm
         assert (refused.status_code, f'id="{field}-error"' in refused.text) == (400, True)
     for fields, field in (
         ({"kind": "gift", "amount_usd": "1"}, "kind"),
-        ({"kind": "credit", "amount_usd": "1", "expires_in_s": "60"}, "expires_in_s"),
+        ({"kind": "credit", "amount_usd": "1", "expires_in_days": "6"}, "expires_in_days"),
         ({"kind": "grant", "amount_usd": "a lot"}, "amount_usd"),
+        ({"kind": "grant", "amount_usd": "1", "expires_in_days": "1.5"}, "expires_in_days"),
+        ({"kind": "grant", "amount_usd": "1", "expires_in_days": "0"}, "expires_in_days"),
     ):
         refused = await admin.send(f"{admin.page}/entries", **fields)
         assert refused.status_code == 400, field
@@ -131,7 +133,7 @@ async def test_money_is_entered_once_for_each_form(admin: Administration) -> Non
     for kind, amount in (("credit", "5.00"), ("grant", "2.00"), ("adjustment", "-1.00")):
         fields = {"kind": kind, "amount_usd": amount, "once": f"form-of-{kind}", "note": HOSTILE}
         if kind == "grant":
-            fields["expires_in_s"] = "86400"
+            fields["expires_in_days"] = "30"
         for _ in range(2):
             entered = await admin.send(f"{admin.page}/entries", **fields)
             assert entered.status_code == 303, entered.text

@@ -1,5 +1,6 @@
 """Accounts, for administrators: all of them, and one's own page, where it is changed and money is entered."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,9 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.own_limits import LIMIT_NAMES
 
 _SWITCHES = ("active", "proxy", "attribution")
-_FIELDS = (*AccountChange.model_fields, *GrantBody.model_fields)
+_DAYS = "expires_in_days"
+_MOST_DAYS = 10_000
+_FIELDS = (*AccountChange.model_fields, *GrantBody.model_fields, _DAYS)
 """Of the forms, below which what is wrong with them is told."""
 
 
@@ -82,10 +85,13 @@ class AccountPages:
         kind = asked.body.get("kind")
         if kind not in self._entries:
             raise GatewayError("invalid_value", "`kind` is credit, grant or adjustment.", param="kind")
-        if kind != "grant" and asked.body.get("expires_in_s").strip():
-            raise GatewayError("invalid_value", "Only a grant is taken back.", param="expires_in_s")
+        form = asked.body
+        if days := form.get(_DAYS).strip():
+            if kind != "grant":
+                raise GatewayError("invalid_value", "Only a grant is taken back.", param=_DAYS)
+            form = form.having("expires_in_s", str(_whole_days(days) * 24 * 3600))
         body, enter = self._entries[kind]
-        await enter(asking(asked, asked.body.as_body(body)))
+        await enter(asking(asked, form.as_body(body)))
 
     async def _switch_off_in(self, asked: AskedPage, _account: AccountObject) -> None:
         await self._switch_off(asking(asked, Nothing()))
@@ -112,6 +118,12 @@ class AccountPages:
             "error": error,
         }
         return Shown("admin_accounts.html", values, part="table")
+
+
+def _whole_days(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 1 <= int(text) <= _MOST_DAYS:
+        raise GatewayError("invalid_value", f"Give whole days, 1 to {_MOST_DAYS}, or nothing.", param=_DAYS)
+    return int(text)
 
 
 def _values_of(account: AccountObject, typed: Form, *, is_changed: bool) -> dict[str, Any]:

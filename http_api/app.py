@@ -10,6 +10,7 @@ from http_api.admin.accounts import AccountsDoor
 from http_api.admin.actors import actor_of
 from http_api.admin.admins import AdminsDoor
 from http_api.admin.audit import Audit
+from http_api.admin.backends import BackendsDoor
 from http_api.admin.budgets import BudgetsDoor
 from http_api.admin.configuration import Configuration
 from http_api.admin.keys import AccountKeysDoor
@@ -292,6 +293,7 @@ def _auto_topup_door(
 def _admin_endpoints(gateway: Gateway, base_url: str) -> AdminEndpoints:
     return AdminEndpoints(
         configuration=Configuration(lambda: gateway.settings),
+        backends=BackendsDoor(gateway.pool, gateway.published, gateway.version),
         audit=Audit(gateway.audit),
         reloads=Reloads(gateway.reload),
         service=ServiceDoor(gateway.notices, gateway.lifecycle, gateway.operator),

@@ -66,7 +66,7 @@ class Health:
         return HealthObject(status="ok")
 
     def _details(self, condition: Condition) -> dict[str, Any]:
-        backends = [_backend_object(backend) for backend in self._pool.backends]
+        backends = [backend_object(backend) for backend in self._pool.backends]
         return {"version": self._version, "reasons": condition.reasons, "backends": backends}
 
 
@@ -77,7 +77,7 @@ def _answer(condition: Condition, details: dict[str, Any]) -> Answered[HealthObj
     return Answered(told, 503, retry_after(TABLE["draining"].retry_after_s))
 
 
-def _backend_object(backend: Backend) -> BackendObject:
+def backend_object(backend: Backend) -> BackendObject:
     return BackendObject(
         name=backend.name,
         status=backend.status,

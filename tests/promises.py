@@ -34,6 +34,9 @@ AREAS: dict[str, Area] = {
             "The list of models is the API's, with exact prices, and a model without one is shown as free, never as 0.": [
                 "tests/doors/test_console_models.py",
             ],
+            "Administrators see who answers, switch maintenance and incidents, and read the configuration without its secrets.": [
+                "tests/doors/test_console_admin_service.py",
+            ],
             "The playground asks as any program does, stops the backend, keeps nothing, and shows what helps where it is refused.": [
                 "tests/doors/test_console_playground.py",
                 "tests/console/test_playground.py",

@@ -7,6 +7,7 @@ from typing import Any
 from http_api.admin.accounts import AccountChange, AccountObject, AccountPage, AccountsDoor, AccountsQuery, NewAccount
 from http_api.admin.admins import AdminKeyList, AdminKeyObject, AdminsDoor
 from http_api.admin.audit import Audit, AuditPageAnswer, AuditQuery
+from http_api.admin.backends import BackendList, BackendsDoor
 from http_api.admin.budgets import (
     AccountBudgetObject,
     AccountBudgetPage,
@@ -56,6 +57,7 @@ class AdminEndpoints:
     """What the rows run."""
 
     configuration: Configuration
+    backends: BackendsDoor
     audit: Audit
     reloads: Reloads
     service: ServiceDoor
@@ -78,6 +80,7 @@ def admin_operations(run: AdminEndpoints, own: Iterable[AnyOperation]) -> list[A
     """`own` are what accounts ask about themselves, and administrators about each of them."""
     return [
         *_configuration(run.configuration),
+        _backends(run.backends),
         _audit(run.audit),
         _reload(run.reloads),
         *_service(run.service),
@@ -124,6 +127,17 @@ def _configuration(configuration: Configuration) -> list[AnyOperation]:
             handle=configuration.providers,
         ),
     ]
+
+
+def _backends(backends: BackendsDoor) -> AnyOperation:
+    return _row(
+        method="GET",
+        path="/admin/backends",
+        name="admin_backends",
+        summary="List the backends and providers with how each is, what it serves, and how much runs there.",
+        answer=BackendList,
+        handle=backends.list,
+    )
 
 
 def _audit(audit: Audit) -> AnyOperation:

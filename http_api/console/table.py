@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from http_api.console.pages.account import ACCOUNT_PATH, OwnAccountPages
 from http_api.console.pages.admin_accounts import AccountPages
 from http_api.console.pages.admin_audit import AUDIT_PATH, AuditPages
+from http_api.console.pages.admin_configuration import CONFIGURATION_PATH, PRICES_PATH, ConfigurationPages
+from http_api.console.pages.admin_keys import ADMIN_KEYS_PATH, AdminKeyPages
+from http_api.console.pages.admin_service import OVERVIEW_PATH, ServicePages
 from http_api.console.pages.admin_users import USERS_PATH, UserPages
 from http_api.console.pages.admin_wallet import AccountWalletPages
 from http_api.console.pages.authorize import AuthorizePages
@@ -41,9 +44,13 @@ _MENU = (
     MenuItem(ACCOUNT_PATH, "Account"),
 )
 _ADMIN_MENU = (
+    MenuItem(OVERVIEW_PATH, "Overview"),
     MenuItem(ACCOUNTS_PATH, "Accounts"),
     MenuItem(USERS_PATH, "Users"),
     MenuItem(ALL_KEYS_PATH, "All keys"),
+    MenuItem(PRICES_PATH, "Prices"),
+    MenuItem(CONFIGURATION_PATH, "Configuration"),
+    MenuItem(ADMIN_KEYS_PATH, "Administrators' keys"),
     MenuItem(AUDIT_PATH, "Audit log"),
 )
 
@@ -104,6 +111,9 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
         *AccountWalletPages(run.admin, run.billing, run.statements, parts.now_ms).rows(console),
         *all_keys.rows(console),
         *UserPages(run.admin.users, base_url=parts.base_url, takes_passwords=parts.takes_passwords).rows(console),
+        *ServicePages(run.admin).rows(console),
+        *ConfigurationPages(run.admin.configuration).rows(console),
+        *AdminKeyPages(run.admin.admins).rows(console),
         *AuditPages(run.admin.audit).rows(console),
         *OwnAccountPages(
             run.people, run.attribution, base_url=parts.base_url, takes_passwords=parts.takes_passwords

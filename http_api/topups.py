@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from http_api.idempotency import idempotency_key_of, replayed
 from http_api.operations import Answered, Asked, Nothing, Told
 from http_api.query import AnyQuery, Query
+from mcp_gateway.core.caller import User
 from mcp_gateway.core.config import StripeSettings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency
@@ -113,7 +114,9 @@ class TopUps:
         amount_nano = self._terms.payable_nano(asked.body.amount_usd)
         if asked.body.save_payment_method and not self._saves_methods:
             raise GatewayError("not_configured", "Payment methods are not saved on this gateway.")
-        wanted = WantedCheckout(account_id, amount_nano, pages, asked.body.save_payment_method)
+        principal = asked.caller.principal
+        user_id = principal.user_id if isinstance(principal, User) else None
+        wanted = WantedCheckout(account_id, amount_nano, pages, asked.body.save_payment_method, user_id)
         key = idempotency_key_of(asked)
         async with self._idempotency.answering(account_id, key, "billing/checkout", asked.raw) as request:
             if request.kept is not None:

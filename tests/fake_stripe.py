@@ -223,10 +223,13 @@ def intent(payment: str, cents: int, metadata: dict[str, str], status: str = "su
     }
 
 
-def saving_intent(account_id: str, *, customer: str, method: str, payment: str = "pi_1") -> dict[str, Any]:
+def saving_intent(
+    account_id: str, *, customer: str, method: str, payment: str = "pi_1", user_id: str | None = None
+) -> dict[str, Any]:
     """The payment of a session whose payer let the method be charged again."""
+    payer = {} if user_id is None else {"gateway_user_id": user_id}
     saved = {"customer": customer, "payment_method": method, "setup_future_usage": "off_session"}
-    return intent(payment, 1000, {"gateway_account_id": account_id}) | saved
+    return intent(payment, 1000, {"gateway_account_id": account_id} | payer) | saved
 
 
 def refunded_charge(cents_in_all: int, *, payment: str = "pi_1") -> dict[str, Any]:

@@ -40,10 +40,12 @@ async def put(door: Door, key: str | None, **fields: Any) -> httpx2.Response:
     return await door.http.put(PATH, json=TERMS | fields, headers=bearer(key))
 
 
-async def paid(door: Door, account_id: str, cents: int, payment: str) -> None:
+async def paid(door: Door, account_id: str, cents: int, payment: str, user_id: str | None = None) -> None:
     """A session in which the payer let the card be charged again, as Stripe tells of it."""
     [customer] = await door.rows(f"SELECT customer_id FROM stripe_customers WHERE account_id = '{account_id}'")
-    intent = saving_intent(account_id, customer=customer[0], method=f"pm_of_{payment}", payment=payment)
+    intent = saving_intent(
+        account_id, customer=customer[0], method=f"pm_of_{payment}", payment=payment, user_id=user_id
+    )
     for kind, stated in (
         ("payment_intent.succeeded", intent),
         ("checkout.session.completed", session(account_id, cents, payment=payment)),
@@ -164,3 +166,31 @@ async def test_where_it_is_not_offered_nothing_is_saved_or_set_and_all_is_told(
     told = (await paying_door.get(PATH, key)).json()
     assert (told["available"], told["enabled"]) == (False, False)
     assert stripe.asked == []
+
+
+async def test_nobody_is_charged_by_what_a_deleted_user_saved(door: Door, stripe: FakeStripe) -> None:
+    account_id, admin = await door.account(), await door.person(is_administrator=True)
+    payer, other, third = [await door.person(account_id) for _ in range(3)]
+    payer_id, _, third_id = [(await door.get("/v1/auth/me", one)).json()["id"] for one in (payer, other, third)]
+    body = b'{"amount_usd":"5.00","save_payment_method":true}'
+    assert (await door.post(body, payer, CHECKOUT)).status_code == 201
+    [checkout] = stripe.asked_for("/v1/checkout/sessions")
+    assert checkout.form["payment_intent_data[metadata][gateway_user_id]"] == payer_id
+    await paid(door, account_id, 5000, "pi_payer", payer_id)
+    assert (await put(door, payer)).json()["enabled"] is True
+    hook = {"url": "https://hooks.example.com/", "low_balance_usd": None}
+    assert (await door.http.put("/v1/webhook", json=hook, headers=bearer(other))).status_code == 200
+    for user_id, is_on in ((third_id, True), (payer_id, False)):
+        deleted = await door.http.delete(f"/v1/admin/users/{user_id}", headers=bearer(admin))
+        assert deleted.status_code == 200
+        told = (await door.get(PATH, other)).json()
+        assert (told["enabled"], told["has_payment_method"]) == (is_on, is_on)
+        [entry] = (await door.get(f"/v1/admin/audit?subject={user_id}", admin)).json()["data"]
+        assert ("auto_topup" in entry["after"]) is not is_on
+    assert told["off_reason"] == "payer_deleted"
+    bodies = await door.rows(f"SELECT body FROM webhook_outbox WHERE receiver = '{account_id}'")
+    assert ["payer_deleted" in body and "auto_topup.off" in body for (body,) in bodies] == [True]
+    await paid(door, account_id, 500, "pi_late", payer_id)  # begun before, told of afterwards
+    assert (await put(door, other)).status_code == 409
+    await paid(door, account_id, 500, "pi_other")
+    assert (await put(door, other)).json()["enabled"] is True

@@ -100,7 +100,10 @@ def _password_set(write: SetPassword) -> Said:
 
 
 def _person_deleted(write: DeletePerson) -> Said:
-    return Said("user.delete", write.user_id, PersonById(write.user_id), _person, lambda _: {"deleted": True})
+    def details(was_topped_up: bool) -> dict[str, Any]:
+        return {"deleted": True} | ({"auto_topup": "off"} if was_topped_up else {})
+
+    return Said("user.delete", write.user_id, PersonById(write.user_id), _person, details)
 
 
 def _signed_out(write: EndSessions) -> Said:

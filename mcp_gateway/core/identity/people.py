@@ -148,12 +148,14 @@ class SetPersonZone(Write[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class DeletePerson(Write[None]):
+class DeletePerson(Write[bool]):
     """Sessions, secrets (those made for others, too) and the e-mail go, also as the account's name; the keys that the
     user made end, and those that these made.
 
     With the last user of an account that was made for its first one all its keys end, and its name, invitations and
     webhook go. Raises GatewayError `conflict` as ChangePerson; an account in which nobody is left needs no owner.
+
+    Nobody is charged any more by the payment method that the user saved. True where an account was topped up by it.
     """
 
     user_id: str

@@ -16,7 +16,9 @@ from mcp_gateway.core.payments.facts import AutoFailed, AutoPaid
 MOST_PAYMENTS_A_DAY = 20
 """Of an account, failed ones included: what is switched on again and again after failures asks its bank no more."""
 
-OffReason = Literal["operator", "not_offered", "no_payment_method", "payment_refunded", "payment_disputed"]
+OffReason = Literal[
+    "operator", "not_offered", "no_payment_method", "payer_deleted", "payment_refunded", "payment_disputed"
+]
 """Why an auto top-up was switched off, where no payment failed; then it is Stripe's code of the failure."""
 
 

@@ -21,12 +21,16 @@ class Pages:
 
 @dataclass(frozen=True, slots=True)
 class WantedCheckout:
-    """A session to pay `amount_nano`, whole cents, into an account; `saves_method` asks to charge it again later."""
+    """A session to pay `amount_nano`, whole cents, into an account; `saves_method` asks to charge it again later.
+
+    `user_id` is who pays, where somebody is signed in.
+    """
 
     account_id: str
     amount_nano: int
     pages: Pages
     saves_method: bool = False
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

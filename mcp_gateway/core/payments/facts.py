@@ -13,6 +13,8 @@ from mcp_gateway.core.text import is_one_line
 
 ACCOUNT = "gateway_account_id"
 """The name under which our sessions and payments carry the account that they are for."""
+USER = "gateway_user_id"
+"""The name under which a payment whose method is saved carries who pays, where somebody is signed in."""
 AUTO_PAYMENT = "gateway_auto_payment_id"
 """The name under which a payment that a low balance began carries its id here."""
 
@@ -99,12 +101,16 @@ class AutoPending:
 
 @dataclass(frozen=True, slots=True)
 class MethodSaved:
-    """By what a session was paid, which its payer let be charged again; `at_s` is Unix time by Stripe's clock."""
+    """By what a session was paid, which its payer let be charged again; `at_s` is Unix time by Stripe's clock.
+
+    `user_id` is the payer, where one was signed in.
+    """
 
     account_id: str
     customer_id: str
     method_id: str
     at_s: int
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +181,8 @@ def _intent(intent: Stated) -> Fact | None:
     customer_id, method_id, at_s = _text(intent["customer"]), _text(intent["payment_method"]), intent["created"]
     if not isinstance(at_s, int) or not 0 <= at_s < _MAX_S:
         raise ValueError
-    return MethodSaved(_text(metadata[ACCOUNT]), customer_id, method_id, at_s)
+    user_id = _text(metadata[USER]) if USER in metadata else None
+    return MethodSaved(_text(metadata[ACCOUNT]), customer_id, method_id, at_s, user_id)
 
 
 def _detached(method: Stated) -> MethodRemoved:

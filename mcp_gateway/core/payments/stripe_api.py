@@ -27,6 +27,7 @@ from mcp_gateway.core.payments.checkout import Checkout, UnknownCustomer, Wanted
 from mcp_gateway.core.payments.facts import (
     ACCOUNT,
     AUTO_PAYMENT,
+    USER,
     AutoFailed,
     AutoPaid,
     AutoPending,
@@ -81,6 +82,8 @@ class StripeApi:
         of_payment: CheckoutPaymentParams = {"metadata": metadata}
         if wanted.saves_method:
             of_payment["setup_future_usage"] = "off_session"
+            if wanted.user_id is not None:
+                of_payment["metadata"] = metadata | {USER: wanted.user_id}
         params: CheckoutParams = {
             "mode": "payment",
             "customer": customer_id,

@@ -45,12 +45,15 @@ ON CONFLICT (account_id) DO UPDATE SET threshold_nano = excluded.threshold_nano,
 _DROP_DUE = "DELETE FROM auto_payments WHERE account_id = ? AND state = 'due'"
 _SWITCH_OFF = "UPDATE auto_topups SET off_reason = ?, off_at_ms = ? WHERE account_id = ? AND off_reason IS NULL"
 _SAVE = """
-INSERT INTO saved_payment_methods SELECT id, ?, ?, ? FROM accounts WHERE id = ?
+INSERT INTO saved_payment_methods
+SELECT accounts.id, ?, ?, ?, payer.id FROM accounts LEFT JOIN users AS payer ON payer.id = ?
+WHERE accounts.id = ? AND (payer.id IS NOT NULL OR NOT ?)
 ON CONFLICT (account_id) DO UPDATE SET customer_id = excluded.customer_id, method_id = excluded.method_id,
-    saved_at_s = excluded.saved_at_s
+    saved_at_s = excluded.saved_at_s, user_id = excluded.user_id
 WHERE excluded.saved_at_s >= saved_payment_methods.saved_at_s
 """
 _FORGET = "DELETE FROM saved_payment_methods WHERE method_id = ? RETURNING account_id"
+_FORGET_PAYER = "DELETE FROM saved_payment_methods WHERE user_id = ? RETURNING account_id"
 _STANDING = (
     "SELECT threshold_nano, amount_nano, most_per_day_nano, off_reason, off_at_ms FROM auto_topups WHERE account_id = ?"
 )
@@ -109,8 +112,16 @@ def _switched_off(transaction: Transaction, account_id: str, reason: str) -> boo
 
 
 def save_method(transaction: Transaction, saved: MethodSaved) -> None:
-    """The last one that was saved counts, in whatever order their events come."""
-    transaction.execute(_SAVE, (saved.customer_id, saved.method_id, saved.at_s, saved.account_id))
+    """The last one that was saved counts, in whatever order their events come; none of a user who is deleted."""
+    payer = saved.user_id
+    row = (saved.customer_id, saved.method_id, saved.at_s, payer, saved.account_id, payer is not None)
+    transaction.execute(_SAVE, row)
+
+
+def forget_payer(transaction: Transaction, user_id: str) -> bool:
+    """Charge nobody any more by what a user saved, who is deleted. Whether an account was topped up by itself so."""
+    accounts = transaction.all(_FORGET_PAYER, (user_id,))
+    return bool([one for (one,) in accounts if switch_off(transaction, one, "payer_deleted")])
 
 
 def remove_method(transaction: Transaction, removed: MethodRemoved) -> None:

@@ -54,6 +54,7 @@ from mcp_gateway.core.identity.sessions import (
 )
 from mcp_gateway.core.payments.auto_topups import RemoveAutoTopUp
 from mcp_gateway.core.store.sql.accounts import note_change
+from mcp_gateway.core.store.sql.auto_topups import forget_payer
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.webhooks.outbox import RemoveWebhook
 
@@ -224,7 +225,7 @@ def _check_run_by_others(rows: Rows, person: Person) -> None:
         raise last_administrator()
 
 
-def _delete(transaction: Transaction, write: DeletePerson) -> None:
+def _delete(transaction: Transaction, write: DeletePerson) -> bool:
     user_id = write.user_id
     if not write.even_last:
         _check_others_there(transaction, user_id)
@@ -241,6 +242,7 @@ def _delete(transaction: Transaction, write: DeletePerson) -> None:
     transaction.execute("DELETE FROM users WHERE id = ?", (user_id,))
     if account_id is not None:
         _forget_account(transaction, account_id)
+    return forget_payer(transaction, user_id)
 
 
 def end_made_secrets(transaction: Transaction, user_id: str) -> None:

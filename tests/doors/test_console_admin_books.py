@@ -139,6 +139,7 @@ async def test_usage_and_requests_are_those_of_the_account_and_lead_on_to_it(adm
         ({"amount_usd": "lots", "window": "day"}, 400, "amount_usd"),
         ({"amount_usd": "1", "window": "total", "key_id": "a", "group": "b"}, 400, "group"),
         ({"amount_usd": "1", "window": "day", "key_id": HOSTILE}, 404, None),
+        ({"amount_usd": "1", "window": "day", "group": "a", "expires_in_s": "60"}, 400, None),
         ({"amount_usd": "100", "window": "total", "group": "big", "expires_in_s": "60"}, 402, None),
     ],
 )

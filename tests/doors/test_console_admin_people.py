@@ -86,7 +86,8 @@ async def test_a_user_is_changed_disabled_and_signed_out_as_the_log_has_it(admin
     assert await noted(admin, user_id) == [
         "user.enable", "user.disable", "user.sign_out", "user.change", "user.change",
     ]  # fmt: skip
-    assert (await admin.send(here, role="chief")).status_code == 400
+    refused = await admin.send(here, role="chief")
+    assert (refused.status_code, "`role`" in refused.text) == (400, True)
 
 
 async def test_the_last_owner_goes_only_once_that_is_said(admin: Administration) -> None:
@@ -136,6 +137,9 @@ async def test_what_is_wrong_with_a_user_or_an_invitation_is_told_at_its_field(a
         refused = await admin.send(path, **fields)
         assert (refused.status_code, f'id="{field}-error"' in refused.text) == (400, True), refused.text
         assert HOSTILE not in refused.text
+    for path, begin in ((USERS, ""), (f"{USERS}/invitations", "invited.")):
+        ownerless = await admin.send(path, **{f"{begin}email": "ann@example.com", f"{begin}role": "viewer"})
+        assert (ownerless.status_code, "needs an owner" in ownerless.text) == (400, True)
     refused = await admin.send(USERS, email="ann@example.com", account_id="acc_none")
     assert (refused.status_code, "acc_none" in refused.text) == (404, True)
 
@@ -180,6 +184,9 @@ async def test_a_key_is_made_changed_rotated_and_revoked_for_another_account(adm
     assert (told["name"], told["limits"]["requests_per_minute"]) == ("nightly", 30)
     refused = await admin.send(here, requests_per_minute="some")
     assert (refused.status_code, 'id="requests_per_minute-error"' in refused.text) == (400, True)
+    for path in (KEYS, "/console/keys"):  # where no field has it, it is told above the form
+        refused = await admin.send(path, account_id=admin.account_id, test="true", scopes="read")
+        assert (refused.status_code, 'role="alert"' in refused.text) == (400, True)
     turned = await admin.send(f"{here}/rotate", expires_old_in_s="0", once=new_id("form"))
     (new,) = re.findall(r'<code id="raw-key">(gw_live_[^<]+)</code>', turned.text)
     assert (await admin.door.get("/v1/limits", new)).status_code == 200

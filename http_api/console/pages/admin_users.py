@@ -142,7 +142,7 @@ class UserPages:
             "filter": {name: kept.get(name, "") for name in _FILTERS},
             "typed": asked.body,
             "error": error,
-            "fields": (*_MADE_WITH, *(_INVITED_WITH + name for name in _MADE_WITH)),
+            "fields": [begin + name for begin in ("", _INVITED_WITH) for name in ("email", "account_id")],
             "takes_passwords": self._takes_passwords,
             **_choices(),
         }

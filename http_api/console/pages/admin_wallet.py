@@ -97,7 +97,7 @@ class AccountWalletPages:
             "window_labels": WINDOW_LABELS,
             "lasts": _LASTS,
             "typed": asked.body,
-            "fields": _FIELDS,
+            "fields": ("amount_usd", "key_id", "group"),
             "is_changed": is_changed,
             "error": None,
         }

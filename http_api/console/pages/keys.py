@@ -42,7 +42,8 @@ WINDOW_LABELS = {"5h": "five hours", "day": "day", "week": "week", "month": "mon
 _CLEARED = ("model_pool", "optimize_mode", "networks", "note", "tags")
 _FILTERS = ("state", "account_id", "key_id", "prefix")
 _FIELDS = (
-    *NewAccountKey.model_fields, "budgets.0.amount_usd", "budgets.0.window",
+    "account_id", "name", "models", "model_pool", *LIMIT_NAMES, "networks", "tags", "note",
+    "budgets.0.amount_usd", "expires_at",
 )  # fmt: skip
 """Of a form, below which what is wrong with them is told."""
 

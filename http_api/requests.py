@@ -11,7 +11,7 @@ from http_api.exports import Format, export, format_of, most_of, paged
 from http_api.moments import timestamps
 from http_api.operations import About, Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
-from http_api.query import Moment, Query, whole_day
+from http_api.query import Moment, Query, Several, whole_day
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import FailedAttempts, History, RequestFilter
 from mcp_gateway.core.prompt_tasks import PromptTask
@@ -23,8 +23,8 @@ class RequestsQuery(PageQuery):
 
     _whole_day = model_validator(mode="before")(whole_day)
     cursor: Annotated[str | None, cursor_key(re.compile(r"req_[0-9a-z]+(-[0-9]+)?"))] = None
-    model: str | None = None
-    key: str | None = None
+    model: Several = ()
+    key: Several = ()
     status: Annotated[int | None, Field(ge=100, le=599)] = None
     error_code: str | None = None
     door: Door | None = None

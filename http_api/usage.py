@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from http_api.exports import Format, at_once, export, format_of
-from http_api.operations import Asked, Nothing, Streamed, Told
-from http_api.query import Moment, Query, whole_day
+from http_api.operations import Absent, Asked, Nothing, Streamed, Told
+from http_api.query import Moment, Query, Several, whole_day
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.months import ModelUse
 from mcp_gateway.core.moments import date_in
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.observe.history import Group, History, Names, Totals
+from mcp_gateway.core.observe.history import Group, History, Latencies, Names, Totals
 from mcp_gateway.core.record import AskedAs
 from mcp_gateway.core.zones import day_begins_ms, zone_of
 
@@ -93,6 +93,10 @@ class UsageQuery(Query):
     until: Moment | None = None
     group_by: GroupBy = "day"
     zone: Zone = "UTC"
+    model: Several = ()
+    key: Several = ()
+    latency: bool = False
+    """Whether to tell how long answers took, too."""
     format: Format | None = None
 
 
@@ -122,6 +126,22 @@ class UsageRow(UsageTotals):
     tag: str | None = None
 
 
+class LatencyQuantiles(Told):
+    """In milliseconds: half of the answers were as quick, or quicker; 95 of 100 were."""
+
+    p50: int
+    p95: int
+
+
+class LatencyReport(Told):
+    """By so many requests that were answered with 200 and whose records are kept: all of few, 5,000 at most of many,
+    spread over the time as all are. Null where there was none."""
+
+    requests: int
+    first_token_ms: LatencyQuantiles | None
+    total_ms: LatencyQuantiles | None
+
+
 class UsageReport(Told):
     """The window is told in Unix seconds; `totals` has each request once, as many tags as it may have."""
 
@@ -133,6 +153,7 @@ class UsageReport(Told):
     group_by: GroupBy
     zone: str
     totals: UsageTotals
+    latency: LatencyReport | Absent = None
 
 
 class UsageReports:
@@ -152,16 +173,16 @@ class UsageReports:
             whole_until_ms = max(since_ms, min(whole_until_ms, end_of_hour_ms(self._now_ms())))
         by = _groups_in(query.group_by)
         about = asked.about
-        groups = await self._history.totals(
-            about.account_id, since_ms, whole_until_ms, *by, within=about.within, zone=zone
-        )
+        window = about.account_id, since_ms, whole_until_ms
+        of: dict[str, Any] = {"within": about.within, "models": query.model, "key_ids": query.key}
+        groups = await self._history.totals(*window, *by, zone=zone, **of)
         rows = [_row(by, names, totals) for names, totals in groups.items()]
         if (form := format_of(asked)) != "json":
             return export("usage", form, UsageRow, at_once(rows))
         once = groups
         if "tag" in by:  # whose rows have a request of several tags several times
-            window = since_ms, whole_until_ms
-            once = await self._history.totals(about.account_id, *window, "month", within=about.within)
+            once = await self._history.totals(*window, "month", **of)
+        timed = {"latency": _latency_of(await self._history.latencies(*window, **of))} if query.latency else {}
         return UsageReport(
             object="list",
             data=rows,
@@ -171,7 +192,14 @@ class UsageReports:
             group_by=query.group_by,
             zone=query.zone,
             totals=UsageTotals(**totals_fields(sum(once.values(), Totals()))),
+            **timed,
         )
+
+
+def _latency_of(latencies: Latencies) -> LatencyReport:
+    quantiles = (latencies.first_token_ms, latencies.total_ms)
+    first, total = (None if one is None else LatencyQuantiles(p50=one.p50, p95=one.p95) for one in quantiles)
+    return LatencyReport(requests=latencies.requests, first_token_ms=first, total_ms=total)
 
 
 def _row(by: tuple[Group, ...], names: Names, totals: Totals) -> UsageRow:

@@ -88,6 +88,8 @@ def _environment() -> Environment:
         "compact": view.compact,
         "moment": _moment,
         "limit": view.limit,
+        "duration": view.duration,
+        "query_text": view.query_text,
     }
     environment.globals["once"] = lambda: secrets.token_urlsafe(16)
     environment.globals["ui"] = environment.get_template("macros.html").module  # in parts of pages, too

@@ -1,12 +1,15 @@
 """How amounts, numbers and times read on a page: the only place that formats them. Money stays a decimal string."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
 from decimal import ROUND_HALF_EVEN, Decimal
+from urllib.parse import urlencode
 
 from markupsafe import Markup
 
 _CENT = Decimal("0.01")
 _SMALL = Decimal("0.0001")
+_MOST_MS = 10_000
 _SIZES = ((10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
@@ -50,6 +53,16 @@ def moment(at_s: int | None, otherwise: str = "never", zone: tzinfo = UTC) -> Ma
 def minute(at: datetime) -> str:
     """A moment of UTC as a field for a date and a time takes it."""
     return at.strftime("%Y-%m-%dT%H:%M")
+
+
+def duration(number_ms: int) -> str:
+    """Milliseconds as people say them."""
+    return f"{number_ms:,} ms" if number_ms < _MOST_MS else f"{number_ms / 1000:,.1f} s"
+
+
+def query_text(fields: Mapping[str, object]) -> str:
+    """What stands behind the question mark of an address; a list has its name before each."""
+    return urlencode(fields, doseq=True)
 
 
 def limit(number: int | None) -> str:

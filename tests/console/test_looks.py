@@ -21,7 +21,7 @@ SIGNED_IN = [
     "/console/keys",
     "/console/keys/new",
     "/console/keys/KEY",
-    "/console/usage?range=24h&show=requests",
+    "/console/usage?range=24h&show=requests&by=status&model=demo/echo",
     "/console/requests",
     "/console/requests/REQUEST",
     "/console/playground",

@@ -126,6 +126,31 @@ async def test_bars_lead_to_the_very_requests_that_they_sum(holder: Account, spa
     assert len(set(re.findall(r"/console/requests/(req_\w+)", found))) in (2, 3)
 
 
+async def test_several_models_and_keys_are_summed_at_once_and_led_on(holder: Account) -> None:
+    both = f"model={PRICED['id']}&model={FREE['id']}&key={holder.key_id}"
+    for chosen, count in ((both, 5), (f"model={FREE['id']}", 2), ("model=a//b", 0), ("key=key_none", 0)):
+        page = await holder.page(f"/console/usage?range=7d&show=requests&{chosen}")
+        told = orjson.loads(await holder.page(f"/v1/usage?{chosen}&latency=true"))
+        assert card(page, "Requests") == bars(page) == told["totals"]["requests"] == count
+        assert told["latency"]["requests"] == count
+        lines = await holder.page(f"/console/usage/export?range=7d&format=jsonl&{chosen}")
+        assert sum(orjson.loads(line)["requests"] for line in lines.splitlines()) == count
+        if not count:
+            continue
+        assert page.count(" checked>") == chosen.count("=")
+        link = unescape(re.findall(r'class="bar" data-tip="[^"]+" href="([^"]+)"', page)[-1])
+        found = await holder.page(link)
+        assert len(set(re.findall(r"/console/requests/(req_\w+)", found))) == count
+        again = unescape(re.findall(r'data-again="([^"]+)"', found)[0])
+        assert again.count("model=") == chosen.count("model=")
+
+
+async def test_the_page_tells_how_long_answers_took(holder: Account) -> None:
+    page = await holder.page("/console/usage?range=7d")
+    assert re.search(r"<dt>Answer in all</dt><dd>\d+ ms<span[^>]+>median; 95 of 100 within \d+ ms", page)
+    assert "latency" not in orjson.loads(await holder.page("/v1/usage"))
+
+
 async def test_a_page_of_ninety_days_is_small(holder: Account) -> None:
     for by in ("model", "key"):
         assert len(await holder.page(f"/console/usage?range=90d&by={by}")) < 60_000

@@ -1,13 +1,13 @@
 """Requests: what is kept of each that has ended, never what was asked or answered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from pydantic import Field
 
-from http_api.console.addresses import filters_in, older
+from http_api.console.addresses import older, pairs_in
 from http_api.console.forms import Form
 from http_api.console.pages_of import OWN_HOME, PagesOf, told_of
 from http_api.console.serving import AskedPage, Console, Shown, asking
@@ -55,17 +55,20 @@ class RequestPages:
     async def list(self, asked: Asked[RequestsQuery, Form]) -> Shown:
         shown_at = self._now_ms()
         found = await self._page(asked, asked.query.model_copy(update={"format": "json"}))
-        typed = filters_in(asked, _NAMED_IN_QUERY)
+        filters = pairs_in(asked, _NAMED_IN_QUERY)
+        typed = dict(filters)
         above = found.data[0].id if found.data else ""
         values = {
-            **await self._news(asked, typed, shown_at, above),
+            **await self._news(asked, filters, shown_at, above),
             "is_first": asked.query.cursor is None,
             "requests": found.data,
-            "older": older(found.next_cursor, typed),
+            "older": older(found.next_cursor, filters),
             "since": _field_of(asked.query.since),
             "until": _field_of(asked.query.until),
             "typed": {name: typed.get(name, "") for name in _NAMED_IN_QUERY},
-            "query": urlencode(typed),
+            "models": asked.query.model,
+            "chosen_keys": asked.query.key,
+            "query": urlencode(filters),
             "keys": await self._keys.names(asked),
         }
         return Shown("requests.html", values, part="table")
@@ -80,8 +83,8 @@ class RequestPages:
         query = asked.query
         found = await self._page(asked, query.model_copy(update={"format": "json", "limit": _MOST_NEW}))
         count = sum(one.id > query.above or _ended_ms(one) > query.at for one in found.data)
-        typed = filters_in(asked, _NAMED_IN_QUERY)
-        return Shown("requests_newer.html", await self._news(asked, typed, query.at, query.above, count))
+        filters = pairs_in(asked, _NAMED_IN_QUERY)
+        return Shown("requests_newer.html", await self._news(asked, filters, query.at, query.above, count))
 
     async def export(self, asked: Asked[RequestsQuery, Form]) -> Streamed:
         if asked.query.format not in ("csv", "jsonl"):
@@ -91,7 +94,7 @@ class RequestPages:
         return told
 
     async def _news(
-        self, asked: AskedPage, filters: dict[str, str], at_ms: int, above: str, count: int = 0
+        self, asked: AskedPage, filters: Sequence[tuple[str, str]], at_ms: int, above: str, count: int = 0
     ) -> dict[str, Any]:
         """How many have come, how many run of the reader's account, and where to ask for that again."""
         running = None
@@ -105,7 +108,7 @@ class RequestPages:
             "most": _MOST_NEW,
             "running": running,
             "here": urlencode(filters),
-            "again": urlencode({**filters, "at": at_ms, "above": above}),
+            "again": urlencode([*filters, ("at", str(at_ms)), ("above", above)]),
         }
 
     async def _page(self, asked: AskedPage, query: RequestsQuery) -> RequestPage:

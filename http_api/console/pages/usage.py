@@ -1,9 +1,10 @@
 """Usage: requests, tokens, cost and errors of an account, by day or hour, and by what they share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Literal, NamedTuple, get_args
+from itertools import islice
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import urlencode
 
 from http_api.console.chart import Stacked, stacked_bars
@@ -16,7 +17,7 @@ from http_api.exports import Format
 from http_api.keys import Keys
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
 from http_api.people import PeopleDoor
-from http_api.query import Query, read_query
+from http_api.query import Query, Several, read_query
 from http_api.usage import UsageQuery, UsageReport, UsageReports, UsageRow
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.zones import day_begins_ms, zone_or_utc
@@ -38,6 +39,7 @@ _MOST_SERIES = 6
 _MOST_BARS = 24 * 14
 _ERROR = 400
 _DAYS_BY_HOUR = 2
+_MOST_OFFERED = 40
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,6 +51,8 @@ class UsageFilter(Query):
     until: str | None = None
     show: Metric = "cost"
     by: By = "model"
+    model: Several = ()
+    key: Several = ()
     format: Format | None = None
 
 
@@ -66,6 +70,7 @@ class _Window:
     """Which bars there are, and the query of the API that has their sums."""
 
     def __init__(self, asked: UsageFilter, now: datetime, zone: tzinfo) -> None:
+        self.chosen = {"model": asked.model, "key": asked.key}
         self.zone = zone
         today = now.astimezone(zone).date()
         first, last = today, today
@@ -86,10 +91,10 @@ class _Window:
         self.unit: Literal["hour", "day"] = "hour" if (last - first).days < _DAYS_BY_HOUR else "day"
         self.bars = self._hours() if self.unit == "hour" else self._days(first, last)
 
-    def query(self, group_by: str, form: Format | None = None) -> UsageQuery:
+    def query(self, group_by: str, **more: object) -> UsageQuery:
         window = {"since": self.begin.isoformat(), "until": self.end.isoformat()}
-        given = window | {"group_by": group_by, "zone": str(self.zone)} | ({"format": form} if form else {})
-        return read_query({"query_string": urlencode(given).encode()}, UsageQuery)
+        given = window | self.chosen | {"group_by": group_by, "zone": str(self.zone)} | more
+        return read_query({"query_string": urlencode(given, doseq=True).encode()}, UsageQuery)
 
     @property
     def begins_within_days(self) -> str | None:
@@ -143,15 +148,17 @@ class UsagePages:
 
     async def show(self, asked: Asked[UsageFilter, Form]) -> Shown:
         query, window = asked.query, await self._window(asked)
-        by = await self._report(asked, window, f"{window.unit},{query.by}")
+        by = await self._report(asked, window, f"{window.unit},{query.by}", latency="true")
+        models = await self._report(asked, window, "model", model=())
         statuses = await self._report(asked, window, f"{window.unit},status")
         errors = [row for row in statuses.data if (row.status or 0) >= _ERROR]
         rows = [row for row in by.data if query.by == "status" and row in errors] if query.show == "errors" else by.data
         if query.show == "errors" and query.by != "status":
             rows = errors
         shared: By = "status" if query.show == "errors" else query.by
-        names = await self._keys.names(asked) if shared == "key" else {}
-        links = [f"{self._at(home_of(asked) + REQUESTS)}?{urlencode(_filter_of(bar))}" for bar in window.bars]
+        names = await self._keys.names(asked)
+        path, chosen = self._at(home_of(asked) + REQUESTS), {name: one for name, one in window.chosen.items() if one}
+        links = [f"{path}?{urlencode(_filter_of(bar) | chosen, doseq=True)}" for bar in window.bars]
         series = _series(rows, window, shared, query.show, names)
         values = {
             **told_of(asked),
@@ -167,7 +174,10 @@ class UsagePages:
             "end": window.bars[-1].shown,
             "zone": str(window.zone),
             "begins_within_days": window.begins_within_days,
-            "window": {"since": minute(window.begin), "until": minute(window.end)},
+            "window": {**chosen, "since": minute(window.begin), "until": minute(window.end)},
+            "latency": by.latency,
+            "models": [row.model for row in models.data if row.model is not None],
+            "keys": _offered(names, query.key),
             "picture": _picture(window, series, query.show, links),
             "links": links,
             "leads": _leads(series, shared),
@@ -184,7 +194,9 @@ class UsagePages:
     async def export(self, asked: Asked[UsageFilter, Form]) -> Streamed:
         window = await self._window(asked)
         form: Format = "csv" if asked.query.format == "csv" else "jsonl"
-        told = await self._usage.get(asking(asked, Nothing(), window.query(f"{window.unit},{asked.query.by}", form)))
+        told = await self._usage.get(
+            asking(asked, Nothing(), window.query(f"{window.unit},{asked.query.by}", format=form))
+        )
         assert isinstance(told, Streamed)
         return told
 
@@ -192,8 +204,10 @@ class UsagePages:
         me = await self._people.me(asking(asked, Nothing()))
         return _Window(asked.query, datetime.fromtimestamp(self._now_ms() / 1000, UTC), zone_or_utc(me.zone))
 
-    async def _report(self, asked: Asked[UsageFilter, Form], window: _Window, group_by: str) -> UsageReport:
-        told = await self._usage.get(asking(asked, Nothing(), window.query(group_by, "json")))
+    async def _report(
+        self, asked: Asked[UsageFilter, Form], window: _Window, group_by: str, **more: object
+    ) -> UsageReport:
+        told = await self._usage.get(asking(asked, Nothing(), window.query(group_by, format="json", **more)))
         assert isinstance(told, UsageReport)
         return told
 
@@ -251,7 +265,13 @@ def _found(rows: Iterable[UsageRow], by: By, names: dict[str, str]) -> list[tupl
     return [(group, names.get(group, group)) for group in groups]
 
 
-def _filter_of(bar: _Bar) -> dict[str, str]:
+def _offered(names: dict[str, str], chosen: Collection[str]) -> dict[str, str]:
+    """The keys to choose from: those that were made last, and the chosen."""
+    newest = dict(islice(names.items(), _MOST_OFFERED))
+    return newest | {key_id: names.get(key_id, key_id) for key_id in chosen}
+
+
+def _filter_of(bar: _Bar) -> dict[str, Any]:
     """The requests that a bar sums up."""
     return {"since": minute(bar.begin), "until": minute(bar.end)}
 
@@ -271,4 +291,4 @@ def _picture(window: _Window, series: Sequence[Stacked], metric: Metric, links: 
 
 
 def _text_of(query: UsageFilter) -> str:
-    return urlencode(query.model_dump(exclude_none=True, exclude={"format"}))
+    return urlencode(query.model_dump(exclude_none=True, exclude={"format"}), doseq=True)

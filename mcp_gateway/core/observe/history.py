@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Literal, NamedTuple
 
-from mcp_gateway.core.clock import HOUR_MS
+from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.engine import Engine, Read, Report, Scan
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
@@ -22,8 +22,9 @@ read of those that named no model. `user` and `tag` are what they are attributed
 class RequestFilter:
     """Which requests; None is any. Times in Unix milliseconds, `since_ms` inclusive, `until_ms` exclusive."""
 
-    model: str | None = None
-    key_id: str | None = None
+    models: tuple[str, ...] = ()
+    """Any of these, of any model for none; so are keys."""
+    key_ids: tuple[str, ...] = ()
     http_status: int | None = None
     error_code: str | None = None
     door: Door | None = None
@@ -55,6 +56,21 @@ class Totals:
             self.cached_tokens + other.cached_tokens,
             self.cost_nano + other.cost_nano,
         )
+
+
+class Quantiles(NamedTuple):
+    """In milliseconds: half of what was looked at was as quick, or quicker; 95 of 100 were."""
+
+    p50: int
+    p95: int
+
+
+class Latencies(NamedTuple):
+    """Of so many requests that were answered with 200; None where there was none to tell by."""
+
+    requests: int
+    first_token_ms: Quantiles | None
+    total_ms: Quantiles | None
 
 
 Names = tuple[str | int | None, ...]
@@ -106,6 +122,8 @@ class TotalsOfRequests(Report[Groups]):
     by: tuple[Group, ...]
     within: str | None = None
     """As in RequestFilter."""
+    models: tuple[str, ...] = ()
+    key_ids: tuple[str, ...] = ()
     offsets: tuple[ZoneOffset, ...] = ()
     """Of the zone whose days and months these are, each hour being of the day in which it begins; UTC for none."""
 
@@ -121,8 +139,26 @@ class TotalsOfHours(Report[Groups]):
     most: int
     within: str | None = None
     """As in RequestFilter."""
+    models: tuple[str, ...] = ()
+    key_ids: tuple[str, ...] = ()
     offsets: tuple[ZoneOffset, ...] = ()
     """As in TotalsOfRequests."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySample(Report[list[tuple[int | None, int]]]):
+    """How long requests took that were answered with 200, until the first token where they had one, and in all, in ms.
+
+    `most` are looked at from each of these moments on, up to the next one, or to `until_ms`.
+    """
+
+    account_id: str
+    from_ms: tuple[int, ...]
+    until_ms: int
+    most: int
+    within: str | None = None
+    models: tuple[str, ...] = ()
+    key_ids: tuple[str, ...] = ()
 
 
 class KeyUse(NamedTuple):
@@ -193,6 +229,11 @@ _MOST_GROUPS = 2000
 _MOST_NAMES = 10_000
 """Of one by users or by tags alone."""
 _ANY_NUMBER = 2**62
+_MOST_TIMED = 5000
+"""Requests that quantiles of latencies are told by; of more, those are taken that began at so many moments."""
+_MOMENTS = 50
+_MOST_PASSED = 4
+"""Of requests that a filter leaves out, for each that it may leave."""
 
 
 class History:
@@ -256,44 +297,101 @@ class History:
         return await self._store.read(FailedAttemptsOf(account_id, *_ends_of(records))) if records else {}
 
     async def totals(
-        self, account_id: str, since_ms: int, until_ms: int, *by: Group, within: str | None = None, zone: tzinfo = UTC
+        self,
+        account_id: str,
+        since_ms: int,
+        until_ms: int,
+        *by: Group,
+        within: str | None = None,
+        models: tuple[str, ...] = (),
+        key_ids: tuple[str, ...] = (),
+        zone: tzinfo = UTC,
     ) -> Groups:
         """Sums by one thing or more, the greatest first; raises GatewayError `invalid_value` where there are too many.
 
-        Of all requests of the account, or `within` a key: of that one and what it has made. Times are told as
-        `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids. Days and months are those of
-        the zone, each from the first full hour of UTC that begins in it.
+        Of all requests of the account, or `within` a key: of that one and what it has made; of these models and keys
+        alone, where any are named. Times are told as `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by
+        their public ids. Days and months are those of the zone, each from the first full hour of UTC that begins in it.
         """
         most = _most_by(by)
-        found = await self._summed(account_id, since_ms, until_ms, by, most, within, zone)
+        offsets = offsets_in(zone, since_ms // HOUR_MS, -(-until_ms // HOUR_MS))
+        of = {"within": within, "models": models, "key_ids": key_ids, "offsets": offsets}
+        found = await self._summed(account_id, since_ms, until_ms, by, most, of)
         if len(found) > most:
             problem = f"There are more than {most} rows by {' and '.join(by)} between `since` and `until`"
             raise GatewayError("invalid_value", f"{problem}: ask for a shorter time, or by fewer.", param="group_by")
         return dict(sorted(found.items(), key=_in_order, reverse=True))
 
     async def _summed(
+        self, account_id: str, since_ms: int, until_ms: int, by: tuple[Group, ...], most: int, of: dict[str, Any]
+    ) -> Groups:
+        """Whole hours are read from the sums kept of each; requests, only of the parts of hours at both ends."""
+        hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
+        if not hours:
+            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by, **of))
+        found = await self._store.read(TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1, **of))
+        for from_ms, to_ms in ((since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)):
+            if from_ms < to_ms:
+                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by, **of))
+                for names, totals in ends.items():
+                    found[names] = found.get(names, Totals()) + totals
+        return found
+
+    async def latencies(
         self,
         account_id: str,
         since_ms: int,
         until_ms: int,
-        by: tuple[Group, ...],
-        most: int,
-        within: str | None,
-        zone: tzinfo,
-    ) -> Groups:
-        """Whole hours are read from the sums kept of each; requests, only of the parts of hours at both ends."""
-        hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
-        offsets = offsets_in(zone, since_ms // HOUR_MS, -(-until_ms // HOUR_MS))
-        if not hours:
-            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by, within, offsets))
-        asked = TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1, within, offsets)
-        found = await self._store.read(asked)
-        for from_ms, to_ms in ((since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)):
-            if from_ms < to_ms:
-                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by, within, offsets))
-                for names, totals in ends.items():
-                    found[names] = found.get(names, Totals()) + totals
-        return found
+        *,
+        within: str | None = None,
+        models: tuple[str, ...] = (),
+        key_ids: tuple[str, ...] = (),
+    ) -> Latencies:
+        """How long answers took, by the records that are kept of them.
+
+        By all of few requests; of many by some that are spread over the time as all are: from moments on before which
+        equal shares of them began, as the sums of hours or days tell.
+        """
+        hours = -(-until_ms // HOUR_MS) - since_ms // HOUR_MS
+        unit: Group = "hour" if hours <= _MOST_GROUPS else "day"
+        spans = await self.totals(account_id, since_ms, until_ms, unit, within=within, models=models, key_ids=key_ids)
+        counts = [(_start_of(name), totals.requests) for (name,), totals in reversed(spans.items())]
+        is_filtered = bool(within or models or key_ids)
+        if not is_filtered and sum(count for _, count in counts) <= _MOST_TIMED:
+            moments, most = [since_ms], _MOST_TIMED
+        else:
+            moments = _spread(counts, since_ms, HOUR_MS if unit == "hour" else DAY_MS)
+            most = _MOST_TIMED // _MOMENTS * (_MOST_PASSED if is_filtered else 1)
+        sample = LatencySample(account_id, tuple(moments), until_ms, most, within, models, key_ids)
+        timed = await self._store.read(sample) if moments else []
+        first = sorted(first_ms for first_ms, _ in timed if first_ms is not None)
+        return Latencies(len(timed), _quantiles(first), _quantiles(sorted(total_ms for _, total_ms in timed)))
+
+
+def _start_of(name: str | int | None) -> int:
+    """Of an hour or a day as it is told."""
+    return int(datetime.fromisoformat(str(name)).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def _spread(counts: Sequence[tuple[int, int]], since_ms: int, span_ms: int) -> list[int]:
+    """Moments before which equal shares of all requests began, from how many did in each of such spans."""
+    total = sum(count for _, count in counts)
+    moments, passed, number = dict[int, None](), 0, 0
+    for start_ms, count in counts:
+        while number < _MOMENTS and number * total < (passed + count) * _MOMENTS:
+            into = (number * total / _MOMENTS - passed) / count
+            moments[max(since_ms, start_ms + int(into * span_ms))] = None
+            number += 1
+        passed += count
+    return list(moments)
+
+
+def _quantiles(in_order: Sequence[int]) -> Quantiles | None:
+    """By the nearest rank."""
+    if not in_order:
+        return None
+    p50, p95 = (in_order[-(-len(in_order) * part // 100) - 1] for part in (50, 95))
+    return Quantiles(p50, p95)
 
 
 def _most_by(by: Sequence[Group]) -> int:

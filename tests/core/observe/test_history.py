@@ -1,16 +1,17 @@
 """Reading the request log: by the index, for one account, whole."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
+from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import NoteRepeat
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.observe.history import History, RequestFilter, Totals
+from mcp_gateway.core.observe.history import History, Latencies, Quantiles, RequestFilter, Totals
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, Records
 from mcp_gateway.core.record import RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
@@ -119,13 +120,51 @@ async def test_totals_are_sums_of_one_account_and_window(store: Store) -> None:
     assert await history.totals("acc_1", *window, "model") == {("priced/tiny",): first, (None,): second}
 
 
+async def test_latencies_of_few_requests_are_told_by_all_that_were_answered(store: Store) -> None:
+    history, at_ms = History(store), MIDNIGHT_MS + 5
+    assert await history.latencies("acc_1", at_ms, at_ms + HOUR_MS) == Latencies(0, None, None)
+    for number in range(1, 101):
+        first_ms = number if number <= 20 else None
+        fields: dict[str, Any] = {"latency_ms": number * 10, "first_token_ms": first_ms}
+        fields |= {"http_status": 200 if number % 2 else 502, "model": "a" if number <= 50 else "b"}
+        await write_records(store, recorded(at_ms + number * 1000, **fields))
+    found = await history.latencies("acc_1", at_ms, at_ms + HOUR_MS)
+    assert found == Latencies(50, Quantiles(9, 19), Quantiles(490, 950))
+    of_one = await history.latencies("acc_1", at_ms, at_ms + 40 * DAY_MS, models=("b",), key_ids=("key_1",))
+    assert of_one == Latencies(25, None, Quantiles(750, 970))
+    assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, key_ids=("key_2",))).requests == 0
+    assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, within="key_1")).requests == 50
+
+
+async def test_latencies_of_many_are_told_by_some_of_each_time_and_by_the_index(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_gateway.core.observe.history._MOST_TIMED", 200)
+    history = History(store)
+    for hour, count in enumerate((400, 50, 150)):  # of which each hour was slower than the one before it
+        every_ms = HOUR_MS // count
+        records = (
+            recorded(MIDNIGHT_MS + hour * HOUR_MS + place * every_ms, latency_ms=1000 * (hour + 1))
+            for place in range(count)
+        )
+        await write_records(store, *records)
+    seen = explained(monkeypatch)
+    found = await history.latencies("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 3 * HOUR_MS)
+    assert found.total_ms == Quantiles(1000, 3000)
+    assert 150 <= found.requests <= 200
+    looked_up = [step for step in seen if "requests" in step]
+    assert looked_up
+    assert all("SEARCH requests USING PRIMARY KEY (account_id=? AND id>? AND id<?)" in step for step in looked_up)
+    assert not any("TEMP B-TREE" in step for step in seen[seen.index(looked_up[0]) :])
+
+
 async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = explained(monkeypatch)
     for wanted in (
         RequestFilter(),
-        RequestFilter(model="a"),
+        RequestFilter(("a",)),
         RequestFilter(since_ms=1),
         RequestFilter(since_ms=1, until_ms=2, http_status=200),
         RequestFilter(surface="score"),
@@ -135,7 +174,8 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
             await History(store).page("acc_1", wanted, before_id=before_id, limit=2)
             assert "SEARCH requests USING PRIMARY KEY (account_id=?" in seen[0]
             beside = {f"SEARCH {one} USING PRIMARY KEY (account_id=? AND id=?)" for one in _BESIDE}
-            assert {step for step in seen[1:] if not step.startswith("CORRELATED")} == beside
+            assert {step for step in seen[1:] if step.startswith("SEARCH")} == beside
+            assert not any("TEMP B-TREE" in step for step in seen)
 
 
 async def test_what_stands_beside_requests_is_told_of_the_account_s_own_among_those_asked_for(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from mcp_gateway.core.observe.history import (
     Group,
     Groups,
     KeyUse,
+    LatencySample,
     MissingUsagesOf,
     RepeatsOf,
     RequestById,
@@ -156,6 +158,12 @@ _BY_USER_ALONE = {"tag": "''", "rows": "WHERE is_first"}
 _REQUESTS_BY_TAG = f"""
 (SELECT * FROM requests WHERE {{}}) AS requests LEFT JOIN json_each({_ATTRIBUTED.format("tags")}) AS tag
 """
+_TIMED = """
+SELECT first_token_ms, latency_ms FROM (
+    SELECT key_id, model, http_status, first_token_ms, latency_ms FROM requests
+    WHERE account_id = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?
+)
+"""
 _USES_OF_KEYS = """
 SELECT key_id, MAX(hour), SUM(cost_nano) FROM hourly_usage
 WHERE account_id = ? AND key_id IN (SELECT value FROM json_each(?)) AND requests > 0 GROUP BY key_id
@@ -286,7 +294,9 @@ def _page(rows: Rows, read: RequestsPage) -> list[RequestRecord]:
 
 
 def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
-    wanted = RequestFilter(since_ms=read.since_ms, until_ms=read.until_ms, within=read.within)
+    wanted = RequestFilter(
+        read.models, read.key_ids, since_ms=read.since_ms, until_ms=read.until_ms, within=read.within
+    )
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
     names = _names(read.by, _GROUPS, _HOUR_OF_REQUEST, read.offsets)
@@ -299,11 +309,23 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
     names = _names(read.by, _GROUPS_OF_HOURS, "hour", read.offsets)
     conditions = {"account_id = ?": read.account_id, "hour >= ?": read.since_hour, "hour < ?": read.until_hour}
     conditions |= {} if read.within is None else {_WITHIN: read.within}
+    conditions |= dict(_among(read.models, read.key_ids))
     sql = (
         f"SELECT {', '.join(names)}, {_SUMS_OF_HOURS} FROM {_hours_by(read.by)} WHERE {' AND '.join(conditions)} "
         f"GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?"
     )
     return _groups(rows.all(sql, (*conditions.values(), read.most)), len(names))
+
+
+def _latencies(rows: Rows, read: LatencySample) -> list[tuple[int | None, int]]:
+    conditions: dict[str, Any] = dict(_among(read.models, read.key_ids))
+    conditions |= {} if read.within is None else {_WITHIN: read.within}
+    sql = f"{_TIMED} WHERE {' AND '.join(('http_status = 200', *conditions))}"
+    found: list[tuple[int | None, int]] = []
+    for from_ms, until_ms in pairwise((*read.from_ms, read.until_ms)):
+        begin, end = first_id_at("req", from_ms), first_id_at("req", until_ms)
+        found += rows.all(sql, (read.account_id, begin, end, read.most, *conditions.values()))
+    return found
 
 
 def _names(by: Sequence[Group], groups: Mapping[Group, str], hour: str, offsets: Sequence[ZoneOffset]) -> list[str]:
@@ -390,10 +412,18 @@ def _attribution(stored: str) -> Attribution:
     return Attribution(user, tuple(tags))
 
 
+def _among(models: Sequence[str], key_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Of these models and keys, where any are named."""
+    for column, names in (("model", models), ("key_id", key_ids)):
+        if names:
+            yield f"{column} IN (SELECT value FROM json_each(?))", orjson.dumps(names).decode()
+
+
 def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, Any]]:
     """Conditions with the value of each; ids sort by time, so that they find the window by the index."""
     yield "account_id = ?", account_id
-    for column in ("model", "key_id", "http_status", "error_code", "door", "client_request_id"):
+    yield from _among(wanted.models, wanted.key_ids)
+    for column in ("http_status", "error_code", "door", "client_request_id"):
         if (value := getattr(wanted, column)) is not None:
             yield f"{column} = ?", value
     if wanted.within is not None:
@@ -424,6 +454,7 @@ EXECUTORS = Executors(
         RoundsOf: _rounds,
         TotalsOfRequests: _totals_of_requests,
         TotalsOfHours: _totals_of_hours,
+        LatencySample: _latencies,
         UseOfKey: _use_of_key,
         UsesOfKeys: _uses_of_keys,
         RepeatsOf: _repeats,

@@ -149,8 +149,9 @@ class UsagePages:
     async def show(self, asked: Asked[UsageFilter, Form]) -> Shown:
         query, window = asked.query, await self._window(asked)
         by = await self._report(asked, window, f"{window.unit},{query.by}", latency="true")
-        models = await self._report(asked, window, "model", model=())
-        statuses = await self._report(asked, window, f"{window.unit},status")
+        statuses = by if query.by == "status" else await self._report(asked, window, f"{window.unit},status")
+        are_told = query.by == "model" and not query.model
+        models = by if are_told else await self._report(asked, window, "model", model=())
         errors = [row for row in statuses.data if (row.status or 0) >= _ERROR]
         rows = [row for row in by.data if query.by == "status" and row in errors] if query.show == "errors" else by.data
         if query.show == "errors" and query.by != "status":
@@ -176,7 +177,7 @@ class UsagePages:
             "begins_within_days": window.begins_within_days,
             "window": {**chosen, "since": minute(window.begin), "until": minute(window.end)},
             "latency": by.latency,
-            "models": [row.model for row in models.data if row.model is not None],
+            "models": list(dict.fromkeys(row.model for row in models.data if row.model is not None)),
             "keys": _offered(names, query.key),
             "picture": _picture(window, series, query.show, links),
             "links": links,

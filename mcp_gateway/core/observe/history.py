@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, tzinfo
 from typing import Any, Literal, NamedTuple
 
-from mcp_gateway.core.clock import DAY_MS, HOUR_MS
+from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.engine import Engine, Read, Report, Scan
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.money import format_usd
@@ -58,7 +58,7 @@ class Totals:
         )
 
 
-class Quantiles(NamedTuple):
+class TwoQuantiles(NamedTuple):
     """In milliseconds: half of what was looked at was as quick, or quicker; 95 of 100 were."""
 
     p50: int
@@ -69,8 +69,8 @@ class Latencies(NamedTuple):
     """Of so many requests that were answered with 200; None where there was none to tell by."""
 
     requests: int
-    first_token_ms: Quantiles | None
-    total_ms: Quantiles | None
+    first_token_ms: TwoQuantiles | None
+    total_ms: TwoQuantiles | None
 
 
 Names = tuple[str | int | None, ...]
@@ -143,6 +143,18 @@ class TotalsOfHours(Report[Groups]):
     key_ids: tuple[str, ...] = ()
     offsets: tuple[ZoneOffset, ...] = ()
     """As in TotalsOfRequests."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsByHour(Report[list[tuple[int, int]]]):
+    """Hours since the Unix epoch, each with how many requests began in it, where any did."""
+
+    account_id: str
+    since_hour: int
+    until_hour: int
+    within: str | None = None
+    models: tuple[str, ...] = ()
+    key_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,17 +362,15 @@ class History:
         """How long answers took, by the records that are kept of them.
 
         By all of few requests; of many by some that are spread over the time as all are: from moments on before which
-        equal shares of them began, as the sums of hours or days tell.
+        equal shares of them began, as the sums of hours tell.
         """
-        hours = -(-until_ms // HOUR_MS) - since_ms // HOUR_MS
-        unit: Group = "hour" if hours <= _MOST_GROUPS else "day"
-        spans = await self.totals(account_id, since_ms, until_ms, unit, within=within, models=models, key_ids=key_ids)
-        counts = [(_start_of(name), totals.requests) for (name,), totals in reversed(spans.items())]
+        hours = since_ms // HOUR_MS, -(-until_ms // HOUR_MS)
+        counts = await self._store.read(RequestsByHour(account_id, *hours, within, models, key_ids))
         is_filtered = bool(within or models or key_ids)
         if not is_filtered and sum(count for _, count in counts) <= _MOST_TIMED:
             moments, most = [since_ms], _MOST_TIMED
         else:
-            moments = _spread(counts, since_ms, HOUR_MS if unit == "hour" else DAY_MS)
+            moments = _spread(counts, since_ms)
             most = _MOST_TIMED // _MOMENTS * (_MOST_PASSED if is_filtered else 1)
         sample = LatencySample(account_id, tuple(moments), until_ms, most, within, models, key_ids)
         timed = await self._store.read(sample) if moments else []
@@ -368,30 +378,25 @@ class History:
         return Latencies(len(timed), _quantiles(first), _quantiles(sorted(total_ms for _, total_ms in timed)))
 
 
-def _start_of(name: str | int | None) -> int:
-    """Of an hour or a day as it is told."""
-    return int(datetime.fromisoformat(str(name)).replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def _spread(counts: Sequence[tuple[int, int]], since_ms: int, span_ms: int) -> list[int]:
-    """Moments before which equal shares of all requests began, from how many did in each of such spans."""
+def _spread(counts: Sequence[tuple[int, int]], since_ms: int) -> list[int]:
+    """Moments before which equal shares of all requests began, from how many did in each hour."""
     total = sum(count for _, count in counts)
     moments, passed, number = dict[int, None](), 0, 0
-    for start_ms, count in counts:
+    for hour, count in counts:
         while number < _MOMENTS and number * total < (passed + count) * _MOMENTS:
             into = (number * total / _MOMENTS - passed) / count
-            moments[max(since_ms, start_ms + int(into * span_ms))] = None
+            moments[max(since_ms, int((hour + into) * HOUR_MS))] = None
             number += 1
         passed += count
     return list(moments)
 
 
-def _quantiles(in_order: Sequence[int]) -> Quantiles | None:
+def _quantiles(in_order: Sequence[int]) -> TwoQuantiles | None:
     """By the nearest rank."""
     if not in_order:
         return None
     p50, p95 = (in_order[-(-len(in_order) * part // 100) - 1] for part in (50, 95))
-    return Quantiles(p50, p95)
+    return TwoQuantiles(p50, p95)
 
 
 def _most_by(by: Sequence[Group]) -> int:

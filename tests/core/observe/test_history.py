@@ -11,7 +11,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.observe.history import History, Latencies, Quantiles, RequestFilter, Totals
+from mcp_gateway.core.observe.history import History, Latencies, RequestFilter, Totals, TwoQuantiles
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, Records
 from mcp_gateway.core.record import RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
@@ -129,9 +129,9 @@ async def test_latencies_of_few_requests_are_told_by_all_that_were_answered(stor
         fields |= {"http_status": 200 if number % 2 else 502, "model": "a" if number <= 50 else "b"}
         await write_records(store, recorded(at_ms + number * 1000, **fields))
     found = await history.latencies("acc_1", at_ms, at_ms + HOUR_MS)
-    assert found == Latencies(50, Quantiles(9, 19), Quantiles(490, 950))
+    assert found == Latencies(50, TwoQuantiles(9, 19), TwoQuantiles(490, 950))
     of_one = await history.latencies("acc_1", at_ms, at_ms + 40 * DAY_MS, models=("b",), key_ids=("key_1",))
-    assert of_one == Latencies(25, None, Quantiles(750, 970))
+    assert of_one == Latencies(25, None, TwoQuantiles(750, 970))
     assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, key_ids=("key_2",))).requests == 0
     assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, within="key_1")).requests == 50
 
@@ -150,7 +150,7 @@ async def test_latencies_of_many_are_told_by_some_of_each_time_and_by_the_index(
         await write_records(store, *records)
     seen = explained(monkeypatch)
     found = await history.latencies("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 3 * HOUR_MS)
-    assert found.total_ms == Quantiles(1000, 3000)
+    assert found.total_ms == TwoQuantiles(1000, 3000)
     assert 150 <= found.requests <= 200
     looked_up = [step for step in seen if "requests" in step]
     assert looked_up

@@ -1,7 +1,7 @@
 """The request log: rows of requests, what stands beside them, and sums over them."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,7 @@ from mcp_gateway.core.observe.history import (
     RequestById,
     RequestFilter,
     RequestsByAnyId,
+    RequestsByHour,
     RequestsPage,
     RoundsOf,
     Totals,
@@ -106,7 +107,10 @@ _TIMES: dict[Group, str] = {
     "day": "DATE({hour} * 3600 + {ahead_s}, 'unixepoch')",
     "month": "STRFTIME('%Y-%m', {hour} * 3600 + {ahead_s}, 'unixepoch')",
 }
-_HOUR_OF_REQUEST = f"(started_at_ms / {HOUR_MS})"
+_NUMBERS: dict[Group, str] = {"hour": "{hour}", "day": "({hour} * 3600 + {ahead_s}) / 86400"}
+_OF_NUMBERS: dict[Group, str] = {
+    "hour": "STRFTIME('%Y-%m-%dT%H:00:00Z', {} * 3600, 'unixepoch')", "day": "DATE({} * 86400, 'unixepoch')",
+}  # fmt: skip
 _GROUPS: dict[Group, str] = {
     "model": "model", "key": "key_id", "surface": _SURFACE, "status": "http_status",
     "task": _TASK, "user": _ATTRIBUTED.format("NULLIF(end_user, '')"), "tag": "tag.value",
@@ -128,7 +132,7 @@ _IS_WITHIN = """
 _WITHIN = f"key_id IN ({KEYS_WITHIN.format('?')})"
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _SUMMED_OF_HOURS = ("requests", *_SUMMED)
-_SUMS_OF_HOURS = ", ".join(f"SUM({column})" for column in _SUMMED_OF_HOURS)
+_NAMED_SUMS_OF_HOURS = ", ".join(f"SUM({column}) AS {column}" for column in _SUMMED_OF_HOURS)
 _ADDED = ", ".join(_SUMMED_OF_HOURS)
 _TAKEN = ", ".join(f"-{column}" for column in _SUMMED_OF_HOURS)
 _USUAL = f"'{UNNAMED_SURFACE}' AS surface, {OK} AS status"
@@ -299,22 +303,41 @@ def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
     )
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
-    names = _names(read.by, _GROUPS, _HOUR_OF_REQUEST, read.offsets)
+    names = _names(read.by, read.offsets)
     source = _REQUESTS_BY_TAG.format(where) if "tag" in read.by else f"requests WHERE {where}"
     sql = f"SELECT {', '.join(names)}, {_SUMS} FROM {source} GROUP BY {_first(len(names))}"
     return _groups(rows.all(sql, tuple(conditions.values())), len(names))
 
 
 def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
-    names = _names(read.by, _GROUPS_OF_HOURS, "hour", read.offsets)
+    """Grouped by the numbers of hours and days: texts of them are made of the few groups, not of each hour's rows."""
+    ahead_s = _ahead_s("hour", read.offsets)
+    numbers = (_NUMBERS.get(group, _TIMES.get(group, _GROUPS_OF_HOURS.get(group, ""))) for group in read.by)
+    inner = [number.format(hour="hour", ahead_s=ahead_s) for number in numbers]
+    names = [_OF_NUMBERS.get(group, "{}").format(f"by_{place}") for place, group in enumerate(read.by)]
     conditions = {"account_id = ?": read.account_id, "hour >= ?": read.since_hour, "hour < ?": read.until_hour}
     conditions |= {} if read.within is None else {_WITHIN: read.within}
     conditions |= dict(_among(read.models, read.key_ids))
-    sql = (
-        f"SELECT {', '.join(names)}, {_SUMS_OF_HOURS} FROM {_hours_by(read.by)} WHERE {' AND '.join(conditions)} "
-        f"GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?"
+    sql = f"""
+    SELECT {", ".join(names)}, {_ADDED} FROM (
+        SELECT {", ".join(f"{number} AS by_{place}" for place, number in enumerate(inner))}, {_NAMED_SUMS_OF_HOURS}
+        FROM {_hours_by(read.by)} WHERE {" AND ".join(conditions)}
+        GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?
     )
+    """
     return _groups(rows.all(sql, (*conditions.values(), read.most)), len(names))
+
+
+def _requests_by_hour(rows: Rows, read: RequestsByHour) -> list[tuple[int, int]]:
+    conditions: dict[str, Any] = {"account_id = ?": read.account_id}
+    conditions |= {"hour >= ?": read.since_hour, "hour < ?": read.until_hour}
+    conditions |= {} if read.within is None else {_WITHIN: read.within}
+    conditions |= dict(_among(read.models, read.key_ids))
+    sql = f"""
+    SELECT hour, SUM(requests) FROM hourly_usage WHERE {" AND ".join(conditions)}
+    GROUP BY hour HAVING SUM(requests) > 0 ORDER BY hour
+    """
+    return [(hour, count) for hour, count in rows.all(sql, tuple(conditions.values()))]
 
 
 def _latencies(rows: Rows, read: LatencySample) -> list[tuple[int | None, int]]:
@@ -328,14 +351,20 @@ def _latencies(rows: Rows, read: LatencySample) -> list[tuple[int | None, int]]:
     return found
 
 
-def _names(by: Sequence[Group], groups: Mapping[Group, str], hour: str, offsets: Sequence[ZoneOffset]) -> list[str]:
-    """An expression for each thing that rows are of; times by the clocks of a zone."""
-    ahead_s = "0"
-    if offsets:
-        arms = " ".join(f"WHEN {hour} < {before_hour:d} THEN {seconds:d}" for before_hour, seconds in offsets[:-1])
-        last = f"{offsets[-1].ahead_s:d}"
-        ahead_s = f"CASE {arms} ELSE {last} END" if arms else last
-    return [_TIMES[group].format(hour=hour, ahead_s=ahead_s) if group in _TIMES else groups[group] for group in by]
+def _names(by: Sequence[Group], offsets: Sequence[ZoneOffset]) -> list[str]:
+    """Of requests, an expression for each thing that rows are of; times by the clocks of a zone."""
+    hour = f"(started_at_ms / {HOUR_MS})"
+    times = {group: sql.format(hour=hour, ahead_s=_ahead_s(hour, offsets)) for group, sql in _TIMES.items()}
+    return [times.get(group) or _GROUPS[group] for group in by]
+
+
+def _ahead_s(hour: str, offsets: Sequence[ZoneOffset]) -> str:
+    """How far a zone's clocks are ahead of UTC in an hour."""
+    if not offsets:
+        return "0"
+    arms = " ".join(f"WHEN {hour} < {before_hour:d} THEN {seconds:d}" for before_hour, seconds in offsets[:-1])
+    last = f"{offsets[-1].ahead_s:d}"
+    return f"CASE {arms} ELSE {last} END" if arms else last
 
 
 def _use_of_key(rows: Rows, read: UseOfKey) -> KeyUse:
@@ -455,6 +484,7 @@ EXECUTORS = Executors(
         TotalsOfRequests: _totals_of_requests,
         TotalsOfHours: _totals_of_hours,
         LatencySample: _latencies,
+        RequestsByHour: _requests_by_hour,
         UseOfKey: _use_of_key,
         UsesOfKeys: _uses_of_keys,
         RepeatsOf: _repeats,

@@ -3,6 +3,8 @@
 from datetime import UTC, date, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DIGITS, _SIGNS = 8, 10
+"""Of a date."""
 _MAX_MS = 2**48 - 1
 """What an id has room for; about the year 10889."""
 
@@ -22,8 +24,11 @@ def unix_ms(text: str) -> int:
 
 
 def date_in(text: str) -> date | None:
-    """The date that a text is, such as 2026-01-31 or 20260131; None for a moment, or Unix seconds."""
+    """The date that a text is, such as 2026-01-31 or 20260131; None for a moment, or Unix seconds.
+
+    Ten digits are seconds, of which Python would read the first eight as a date where they can be.
+    """
     try:
-        return date.fromisoformat(text) if len(text) in (8, 10) else None
+        return date.fromisoformat(text) if len(text) == _DIGITS or (len(text) == _SIGNS and "-" in text) else None
     except ValueError:
         return None

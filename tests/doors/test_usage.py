@@ -144,6 +144,7 @@ FILTERS = (
     ("door=http&key=key_1", "ca"),
     (f"since={MIDNIGHT_S}", "cb"),
     ("since=2024-10-04", "cb"),
+    ("since=1788030595", ""),  # whose digits begin as those of a date
     (f"until={MIDNIGHT_S}", "a"),
     ("until=2024-10-04T02:00:00%2B02:00", "a"),
     ("since=2024-10-04T00:00:00Z&until=2024-10-04T00:00:10", "b"),

@@ -78,10 +78,12 @@ class Holding:
             return terms
         if ask.wanted_tools is not None and ask.wanted_tools.caps(worst.maximum_nano):
             return await self._open_capped(ask.wanted_tools.left_nano, terms, worst, ask, model, meter)
-        if can_be_cut and not await self._is_ample(worst.maximum_nano * wallet.ample_holds):
-            await self._open_first(most_output_tokens(terms, ask, model), ask, model, meter)
+        most_nano = max(worst.maximum_nano, self._beside_nano)
+        if can_be_cut and wallet.ample_holds:
+            if not await self._is_held_amply(most_nano, worst.maximum_nano * wallet.ample_holds, meter):
+                await self._open_first(most_output_tokens(terms, ask, model), ask, model, meter)
             return terms
-        hold = await self._held(worst.minimum_nano, max(worst.maximum_nano, self._beside_nano), meter)
+        hold = await self._held(worst.minimum_nano, most_nano, meter)
         if hold.amount_nano >= worst.maximum_nano:
             return terms
         most = affordable_tokens(hold.amount_nano, worst, ask.choices)
@@ -113,6 +115,15 @@ class Holding:
     @property
     def _held_nano(self) -> int:
         return 0 if self.hold is None else self.hold.amount_nano
+
+    async def _is_held_amply(self, most_nano: int, ample_nano: int, meter: Meter) -> bool:
+        """Whether so much is held from now on, since the account has an ample amount."""
+        ledger, caller = self._parts.ledger, self._caller
+        hold = self.hold = await ledger.hold_if_ample(
+            self._request_id, caller.account_id, most_nano, ample_nano, caller.spent_by
+        )
+        meter.is_held = hold is not None
+        return meter.is_held
 
     async def _open_first(self, most_tokens: int, ask: Ask, model: Model, meter: Meter) -> None:
         """Hold what a request may cost at first; what follows is held as it comes.

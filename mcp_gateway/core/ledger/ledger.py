@@ -131,6 +131,17 @@ class Ledger:
             )
         return hold
 
+    async def hold_if_ample(
+        self, request_id: str, account_id: str, most_nano: int, ample_nano: int, holders: Holders = frozenset()
+    ) -> Hold | None:
+        """Set aside `most_nano` where an ample amount is free to spend, as the wallet is known; one that never was is
+        read. Nothing is waited for. Raises GatewayError `ledger_unavailable`.
+        """
+        if not self._store.is_available:
+            raise unavailable()
+        by, purse = Spender(holders, ample_nano), await self._known(account_id)
+        return self._purses.place(purse, request_id, self._refusals.needed_nano(by), most_nano, self._now_ms(), by)
+
     async def check_balance(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> None:
         """Raise what `hold` would, where not even what comes free could be so much; the wallet is read again first."""
         by = Spender(holders, minimum_nano)

@@ -132,17 +132,17 @@ class Purse:
     ) -> Hold | None:
         """Hold up to `most_nano` for a request; None where the wallet has less than `needed_nano` free.
 
-        Or where a budget of who spends it has less room than that needs.
+        Or where a budget of who spends it has less room than that needs. Both may be more than is held.
         """
         if not self.is_read:
             return None
         windows = self.budgets.windows_of(by.holders, now_ms)
-        room_nano = self.budgets.most(windows, most_nano, now_ms)
+        room_nano = self.budgets.most(windows, max(most_nano, by.least_nano), now_ms)
         if room_nano < by.least_nano:
             return None
         pocket = self.budgets.pocket_of(windows)
         least_nano = needed_nano if pocket is None else by.least_nano
-        parts = rules.place(self._free_of(pocket, by.until_ms), least_nano, room_nano, now_ms)
+        parts = rules.place(self._free_of(pocket, by.until_ms), least_nano, min(most_nano, room_nano), now_ms)
         if parts is None:
             return None
         hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, NOTHING, windows, by.holders, pocket)

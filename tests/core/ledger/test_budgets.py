@@ -152,6 +152,18 @@ async def test_a_keys_requests_spend_no_more_than_its_budget_and_others_as_ever(
 
 
 @pytest.mark.usefixtures("two_keys")
+async def test_money_is_ample_where_each_budget_has_room_for_so_much_too(
+    ledger: Ledger, account: str, store: Store
+) -> None:
+    await ledger.credit(account, 1000, "p")
+    await bound(store, account, "key_one", 100)
+    assert await ledger.hold_if_ample("req_1", account, 10, 101, KEY) is None
+    assert await ledger.hold_if_ample("req_1", account, 10, 100, KEY) is not None
+    assert await left(ledger, account) == [(0, 10, 90)]
+    assert await ledger.hold_if_ample("req_2", account, 10, 101, OTHER) is not None
+
+
+@pytest.mark.usefixtures("two_keys")
 async def test_a_used_up_budget_is_final_until_it_starts_anew(
     ledger: Ledger, account: str, store: Store, clock: MsClock
 ) -> None:

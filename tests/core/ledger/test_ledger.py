@@ -170,6 +170,21 @@ async def test_holds_are_refused_below_the_minimum_balance(store: Store, clock: 
     assert (await ledger.hold("req_1", account, 10, 20)).amount_nano == 20
 
 
+async def test_where_an_ample_amount_is_free_what_is_asked_for_is_held_and_else_nothing(
+    store: Store, account: str
+) -> None:
+    ledger = Ledger(store, minimum_balance_nano=500)
+    assert await ledger.hold_if_ample("req_1", account, 1, 1000) is None
+    await ledger.credit(account, 1000, "p")
+    hold = await ledger.hold_if_ample("req_1", account, 400, 1000)
+    assert hold is not None
+    assert await ledger.balance(account) == Balance(600, 0, 400)
+    assert await ledger.hold_if_ample("req_2", account, 1, 601) is None
+    assert await ledger.hold_if_ample("req_2", account, 101, 600) is not None
+    assert await ledger.hold_if_ample("req_3", account, 1, 1) is None  # below the least balance
+    assert await ledger.balance(account) == Balance(499, 0, 501)
+
+
 async def test_a_cost_above_the_hold_is_charged_at_the_hold(ledger: Ledger, account: str) -> None:
     await ledger.credit(account, 1000, "p")
     hold = await ledger.hold("req_1", account, 10, 400)
@@ -470,7 +485,8 @@ async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str
     with locked(database):
         settling = asyncio.ensure_future(ledger.settle(hold, 7, record("req_1", account, cost_nano=7)))
         await eventually(lambda: not ledger.is_writable)
-        assert (await refused(ledger.hold("req_2", account, 1, 10))).code == "ledger_unavailable"
+        for asked in (ledger.hold("req_2", account, 1, 10), ledger.hold_if_ample("req_2", account, 1, 10)):
+            assert (await refused(asked)).code == "ledger_unavailable"
         assert not settling.done()
         assert await ledger.balance(account) == Balance(93, 0, 7)
     assert await settling == 7

@@ -451,6 +451,11 @@ class LedgerLife(RuleBasedStateMachine):
     def hold_at_once(self, asked: list[tuple[int, int, int, int]]) -> None:
         self._at_once([lambda want=want: self._hold(*want) for want in asked])  # type: ignore[misc]
 
+    @rule(wanted=WANTED)
+    def hold_if_ample(self, wanted: tuple[int, int, int, int]) -> None:
+        """Either amount may be the larger."""
+        self.run(self._hold_if_ample(*wanted))
+
     @rule(data=st.data(), cost=COST, may_exceed=st.booleans())
     def settle(self, data: st.DataObject, cost: int, may_exceed: bool) -> None:
         """Sometimes one that has ended already, or for more than was held."""
@@ -534,6 +539,18 @@ class LedgerLife(RuleBasedStateMachine):
         code, cap = wallet.refusal(minimum, holders, self.now_ms)
         told = answer.details.get("budget", {}).get("id")
         assert (answer.code, wallet.caps.get(told), taken) == (code, cap, None)
+
+    async def _hold_if_ample(self, index: int, most: int, ample: int, keys: int) -> None:
+        account, request_id = self.account(index), new_id("req")
+        wallet, purse = self.wallets[account], self.ledger._purses.known(account)
+        if purse is None or not purse.is_read:
+            wallet.see()
+        hold = await self.ledger.hold_if_ample(request_id, account, most, ample, self.spenders(account, keys))
+        taken = wallet.hold(request_id, ample, most, self.bound_by(account, keys), self.now_ms)
+        assert (hold is None) is (taken is None)
+        if hold is not None:
+            assert _amounts(hold.parts) == _of(taken)
+            self.holds.append(hold)
 
     async def _resize(self, hold: Hold, needed: int, most: int) -> None:
         if not self.is_open(hold):

@@ -145,9 +145,9 @@ class Purse:
         parts = rules.place(self._free_of(pocket, by.until_ms), least_nano, min(most_nano, room_nano), now_ms)
         if parts is None:
             return None
-        hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, NOTHING, windows, by.holders, pocket)
+        hold = Hold(request_id, self.account_id, needed_nano, most_nano, now_ms, parts, windows, by.holders, pocket)
         self.holds[request_id] = hold
-        self._hold_of(hold, parts)
+        self._change_held(hold, NOTHING, parts)
         return hold
 
     def charge(self, hold: Hold, cost_nano: int, now_ms: int, *, may_exceed: bool) -> Amount:
@@ -157,8 +157,8 @@ class Purse:
             free = self._free_of(hold.pocket)
             cost_nano = self.budgets.most(hold.windows, cost_nano, now_ms, hold.amount_nano)
         charged = rules.charge(hold.parts, cost_nano, free, now_ms)
-        self._hold_of(hold, charged)
-        hold.state = "charged"
+        self._change_held(hold, hold.parts, charged)
+        hold.parts, hold.state = charged, "charged"
         return charged
 
     def resize(self, hold: Hold, needed_nano: int, most_nano: int, now_ms: int) -> bool:
@@ -169,7 +169,8 @@ class Purse:
         parts = rules.resize(hold.parts, self._free_of(hold.pocket), needed_nano, most_nano, now_ms)
         if parts is None:
             return False
-        self._hold_of(hold, parts)
+        self._change_held(hold, hold.parts, parts)
+        hold.parts = parts
         return True
 
     def can_pay(self, hold: Hold, needed_nano: int, now_ms: int) -> bool:
@@ -187,20 +188,16 @@ class Purse:
         del self.holds[hold.request_id]
         if hold.state == "open":
             hold.state = "released"
-        self._change_held(hold, NOTHING)
+        self._change_held(hold, hold.parts, NOTHING)
 
-    def _hold_of(self, hold: Hold, parts: Amount) -> None:
-        """Have these be what is held for the request."""
-        self._change_held(hold, parts)
-        hold.parts = parts
-
-    def _change_held(self, hold: Hold, parts: Amount) -> None:
-        self._held = rules.replaced(self._held, hold.parts, parts)
+    def _change_held(self, hold: Hold, ended: Amount, begun: Amount) -> None:
+        """Have one amount be held for the request in the place of another, of all that it is held of."""
+        self._held = rules.replaced(self._held, ended, begun)
         if hold.windows:
-            self.budgets.hold(hold.windows, parts.amount_nano - hold.amount_nano)
+            self.budgets.hold(hold.windows, begun.amount_nano - ended.amount_nano)
         if hold.pocket is not None and (pocket := self._pockets.get(hold.pocket)) is not None:  # else it is spent
-            pocket.held = rules.replaced(pocket.held, hold.parts, parts)
-            self._in_pockets = rules.without(rules.added(self._in_pockets, hold.parts), parts)
+            pocket.held = rules.replaced(pocket.held, ended, begun)
+            self._in_pockets = rules.without(rules.added(self._in_pockets, ended), begun)
 
     def expired(self, now_ms: int) -> Amount:
         return rules.expired(self.free, now_ms)

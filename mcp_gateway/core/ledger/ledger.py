@@ -174,7 +174,7 @@ class Ledger:
         held_nano = hold.amount_nano
         if self._purses.resize(hold, needed_nano, most_nano, self._now_ms()):
             if hold.amount_nano < held_nano:
-                self.wake(hold.account_id)
+                self._wait_list.wake(hold.account_id)
             return True
         with suppress(DatabaseError, GatewayError):  # what was known before is what there is
             await self._read_returned(hold.account_id)
@@ -243,7 +243,7 @@ class Ledger:
             record = record._replace(cost_nano=charge.amount_nano)
         settle = Settle(hold.request_id, hold.account_id, charge, record, hold.windows, hold.pocket)
         written = self._store.write(settle, in_outage="wait")
-        self.wake(hold.account_id)
+        self._wait_list.wake(hold.account_id)
         try:
             return cast(int, await self._wait_limit.wait_for(written))
         except TooLong:
@@ -264,7 +264,7 @@ class Ledger:
     def release(self, request_id: str) -> None:
         """Hold nothing for a request any more, if anything was held; a charge stays."""
         if (hold := self._purses.release(request_id)) is not None:
-            self.wake(hold.account_id)
+            self._wait_list.wake(hold.account_id)
 
     def give_back(self, hold: Hold, record: RequestRecord) -> "asyncio.Future[int]":
         """Return what a request was charged, if anything, once; `record` says why in the request log."""
@@ -309,10 +309,6 @@ class Ledger:
             raise ValueError("a grant is more than nothing")
         check_can_own(account_id)
         return await self._store.write(Grant(account_id, amount_nano, reference, expires_at_ms, note))
-
-    def wake(self, account_id: str) -> None:
-        """Have requests look again that wait for money of this account, which may have some now."""
-        self._wait_list.wake(account_id)
 
     async def budgets(self, account_id: str, holders: Holders | None = None) -> list[BudgetStanding]:
         """All of an account as they stand now, or those that bound what these spend."""
@@ -458,12 +454,12 @@ class Ledger:
         """A commit has changed it: what is spent from now on is decided by this."""
         if (purse := self._purses.known(state.account_id)) is not None:
             purse.take(state)
-            self.wake(state.account_id)
+            self._wait_list.wake(state.account_id)
 
     def _budgets_changed(self, told: BudgetsChanged) -> None:
         if (purse := self._purses.known(told.account_id)) is not None:
             purse.budgets.change(told)
-            self.wake(told.account_id)
+            self._wait_list.wake(told.account_id)
 
     def _budget_spent(self, told: BudgetSpent) -> None:
         if (purse := self._purses.known(told.account_id)) is not None:
@@ -472,7 +468,7 @@ class Ledger:
     def _pocket_changed(self, told: PocketLeft) -> None:
         if (purse := self._purses.known(told.account_id)) is not None:
             purse.note_pocket(told)
-            self.wake(told.account_id)
+            self._wait_list.wake(told.account_id)
 
     def _ended(self, ended: Ended) -> None:
         for request_id in ended.request_ids:
@@ -480,7 +476,7 @@ class Ledger:
 
     def _end(self, request_id: str) -> None:
         if (hold := self._purses.end(request_id)) is not None:
-            self.wake(hold.account_id)
+            self._wait_list.wake(hold.account_id)
 
 
 def check_can_own(account_id: str) -> None:

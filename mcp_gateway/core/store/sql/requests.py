@@ -47,8 +47,11 @@ from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.zones import ZoneOffset
 
-_COLUMNS = RequestRecord._fields[: RequestRecord._fields.index("surface")]
+_SURFACE_AT = RequestRecord._fields.index("surface")
+_COLUMNS = RequestRecord._fields[:_SURFACE_AT]
 """Those of the table: beside it stand a surface, only where it is not UNNAMED_SURFACE, and what few were billed by."""
+_OF_FEW = slice(_SURFACE_AT + 1, None)
+_NOTHING_OF_THAT = tuple(RequestRecord._field_defaults[name] for name in RequestRecord._fields[_OF_FEW])
 _INSERT = (
     f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
     "ON CONFLICT (account_id, id) DO NOTHING"
@@ -188,26 +191,29 @@ GROUP BY requests.account_id, requests.key_id
 
 def insert_records(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
     """Rows for requests, each of which is recorded once; a surface behind its request, whose sums it is told."""
-    connection.executemany(_INSERT, [record[: len(_COLUMNS)] for record in records])
+    connection.executemany(_INSERT, [record[:_SURFACE_AT] for record in records])
     named = [(record.account_id, record.id, record.surface) for record in records if record.surface != UNNAMED_SURFACE]
     if named:
         connection.executemany(_INSERT_SURFACE, named)
+    if few := [record for record in records if record[_OF_FEW] != _NOTHING_OF_THAT]:
+        _insert_beside(connection, few)
+
+
+def _insert_beside(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
+    """What few requests were billed by, or asked for: why their models were chosen, and whom they are attributed to."""
     counted = [
         (record.account_id, record.id, record.cache_write_tokens, record.images, record.ended_by)
         for record in records
         if record.images or record.cache_write_tokens is not None or record.ended_by is not None
     ]
-    if counted:
-        connection.executemany(_INSERT_COUNTS, counted)
-    few = [record for record in records if record.routing is not None or record.attribution is not None]
-    if few:
-        routed = [
-            (record.account_id, record.id, facts.task, facts.complexity, facts.confidence)
-            for record in few
-            if (facts := record.routing) is not None
-        ]
-        connection.executemany(_INSERT_ROUTED, routed)
-        insert_attributed(connection, [record for record in few if record.attribution is not None])
+    connection.executemany(_INSERT_COUNTS, counted)
+    routed = [
+        (record.account_id, record.id, facts.task, facts.complexity, facts.confidence)
+        for record in records
+        if (facts := record.routing) is not None
+    ]
+    connection.executemany(_INSERT_ROUTED, routed)
+    insert_attributed(connection, [record for record in records if record.attribution is not None])
 
 
 def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:

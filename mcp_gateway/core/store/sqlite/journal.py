@@ -69,7 +69,7 @@ class Journal:
         wallet = self._wallets.get(account_id)
         if wallet is None:
             row: Row | None = self._connection.execute(_WALLET, (account_id,)).fetchone()
-            wallet = Wallet(0, 0, False) if row is None else Wallet(row[0], row[1], True, *row[2:])
+            wallet = Wallet(0, 0, False) if row is None else Wallet(row[0], row[1], True, row[2], row[3])
             self._wallets[account_id] = wallet
         return wallet
 

@@ -15,7 +15,7 @@ class Cohort:
 
     def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
         self._waiting: list[asyncio.Future[None]] = []
-        self._gathering = Gathering(lambda: len(self._waiting), self._go_on, monotonic_s)
+        self._gathering = Gathering(self._waiting, self._go_on, monotonic_s)
 
     def join(self) -> asyncio.Future[None]:
         """Done with all who join it meanwhile: after a turn that brought nobody, after 2 ms, or once 128 are there."""
@@ -27,7 +27,8 @@ class Cohort:
         return joined
 
     def _go_on(self) -> None:
-        gathered, self._waiting = self._waiting, []
+        gathered = tuple(self._waiting)
+        self._waiting.clear()
         for joined in gathered:
             if not joined.done():  # else who waited has left
                 joined.set_result(None)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 LONGEST_S = 0.002
 MOST = 128
@@ -12,7 +12,7 @@ class Gathering:
     """Calls `go` once a turn of the loop brought nothing more to those `waiting`, after 2 ms, or once 128 are there."""
 
     def __init__(
-        self, waiting: Callable[[], int], go: Callable[[], None], monotonic_s: Callable[[], float] = time.monotonic
+        self, waiting: Sized, go: Callable[[], None], monotonic_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._waiting = waiting
         self._go = go
@@ -22,10 +22,10 @@ class Gathering:
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Gather from now on; once for each call of `go`."""
         self._until_s = self._monotonic_s() + LONGEST_S  # uvloop's own clock stands still within a turn
-        loop.call_soon(self._look, loop, self._waiting())
+        loop.call_soon(self._look, loop, len(self._waiting))
 
     def _look(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
-        waiting = self._waiting()
+        waiting = len(self._waiting)
         if seen < waiting < MOST and self._monotonic_s() < self._until_s:
             loop.call_soon(self._look, loop, waiting)
         else:

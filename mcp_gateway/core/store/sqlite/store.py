@@ -127,7 +127,7 @@ class Store:
         self._waiting: deque[_Job] = deque()
         self._unsynced: list[_Job] = []
         """Committed, of those that wait, while the disk has failed to take the log."""
-        self._gathering = Gathering(lambda: len(self._waiting), self._burst_if_open)
+        self._gathering = Gathering(self._waiting, self._burst_if_open)
         self._is_idle = True
         self._is_closed = False
         self._is_available = True
@@ -379,7 +379,9 @@ class Store:
     def _put_off(self, cause: Exception) -> None:
         """An outage: those that are not patient are told; what is to be kept stays in the queue, in its order."""
         self._note_outage(cause)
-        queued, self._waiting = self._waiting, deque(job for job in self._waiting if job.in_outage != "refuse")
+        queued = tuple(self._waiting)
+        self._waiting.clear()
+        self._waiting.extend(job for job in queued if job.in_outage != "refuse")
         for job in queued:
             if job.in_outage != "wait":
                 _refuse(job)

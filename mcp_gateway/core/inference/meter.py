@@ -52,6 +52,8 @@ class Spoken(NamedTuple):
 class Meter:
     """Counts for one request. Whoever asks a backend says which, before its answer is read."""
 
+    terms = Terms(None, 0)
+    """Decided before anybody is asked."""
     asked: Candidate[Backend] | None = None
     """The one whose answer is counted."""
     target: Target
@@ -73,7 +75,6 @@ class Meter:
         self._ask = ask
         self._model = model
         self.ranking = ranking
-        self.terms = Terms(ask.output_limit, model.max_output_tokens)
         self.estimated_tokens = estimated_prompt_tokens(ask, model, parts.settings.wallet)
         """About what the prompt has."""
 

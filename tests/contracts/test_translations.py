@@ -122,6 +122,12 @@ def test_what_is_sent_is_what_was_asked_but_for_what_the_dialect_changes(pair: P
         assert {name: sent.get(name) for name in same} == {name: asked[name] for name in same}, capture.case
 
 
+def test_what_can_be_cut_can_be_collected(pair: Pair) -> None:
+    """So that an answer in one piece can be cut where its stream can."""
+    for ask in filter(None, (asked_in(pair, capture) for capture in pair.spoken.exchanges())):
+        assert pair.translation.can_collect(ask) or not pair.translation.can_be_cut(ask)
+
+
 async def test_an_answer_in_one_piece_is_changed_in_its_models_name_alone(pair: Pair) -> None:
     for capture in pair.answers(is_stream=False):
         told = orjson.loads(capture.body)

@@ -49,7 +49,10 @@ class Translation(Protocol):
         """Whether a stream tells all that the answer in one piece would."""
 
     def can_be_cut(self, ask: Ask) -> bool:
-        """Whether each frame of a stream tells a running count, and nothing is made unseen: so it may end at any."""
+        """Whether each frame of a stream tells a running count, and nothing is made unseen: so it may end at any.
+
+        A stream that can be cut can be collected, too.
+        """
 
     def cut(self, first_frame: bytes, usage: Usage | None, ended_by: EndedBy) -> bytes:
         """The frames that end a stream that began so, as where its limit is reached; None where it told no usage."""

@@ -349,8 +349,7 @@ class Exchange:
             await meter.check_window()
         if parts.lifecycle.in_flight > 1:
             await parts.lifecycle.cohort.join()
-        translation = target.translation
-        can_be_cut = translation.can_be_cut(ask) and (ask.is_stream or translation.can_collect(ask)) and not is_mixed
+        can_be_cut = not is_mixed and target.translation.can_be_cut(ask)
         if len(offers) == 1:
             self._bill.holding.price = offers[0].price
             meter.terms = await self._bill.holding.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)

@@ -215,7 +215,7 @@ class Ask:
 
     def forget_body(self) -> None:
         """Keep nothing of what was sent on, which may be large, while the answer is told."""
-        self.put_away(b"")
+        self.body, self._away = {}, (b"", None)
 
 
 class Incoming(Protocol):

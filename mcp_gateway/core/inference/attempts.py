@@ -112,20 +112,20 @@ class Attempts:
 
     def _written(self, model: Model, before: bytes) -> bytes:
         """The body by the target and the terms as they are now: the one before, or another; the parsed is put away."""
-        ask, target, terms = self._ask, self._meter.target, self._meter.terms
-        if self._written_by == (target, terms):
+        ask, meter = self._ask, self._meter
+        target, terms = written_by = meter.target, meter.terms
+        if self._written_by == written_by:
             return before
-        self._written_by = target, terms
+        self._written_by = written_by
         ask.take_out()
         self._is_collected = self._shall_collect(model)
         is_stream = ask.is_stream or self._is_collected
-        is_mixed = self._meter.spoken.is_mixed
-        as_read = dump_json(ask.body) if is_mixed or target.dialect.rewrites else b""
+        dialect, translation, is_mixed = target.dialect, target.translation, meter.spoken.is_mixed
+        as_read = dump_json(ask.body) if is_mixed or dialect.rewrites else b""
         if is_mixed:
-            target.translation.sift(ask.body)
-        headers_of = target.dialect.headers_of
-        self._headers = () if headers_of is None else headers_of(ask)
-        body = target.translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
+            translation.sift(ask.body)
+        self._headers = () if dialect.headers_of is None else dialect.headers_of(ask)
+        body = translation.body(ask, terms, target.backend_model, self._account_id, is_stream=is_stream)
         ask.put_away(as_read or body)
         return body
 
@@ -157,35 +157,36 @@ class Attempts:
         return Rationed(response, meter.running_hold, meter.target.translation, meter.bounds, answer.keep_beside)
 
     async def _ask_one(self, backend: Backend, body: bytes, answer: Answer) -> Metered | None:
-        is_stream, is_collected = self._ask.is_stream, self._is_collected
+        meter, call, target = self._meter, self._call, self._meter.target
+        is_collected = self._is_collected
+        is_stream = is_collected or self._ask.is_stream
         attempt = self._attempt = Attempt(
             backend,
-            self._meter.target.backend_model,
+            target.backend_model,
             self._parts.settings.upstream,
-            self._meter.estimated_tokens,
-            is_stream=is_stream or is_collected,
+            meter.estimated_tokens,
+            is_stream=is_stream,
         )
-        self._meter.asked_at_s = attempt.began_at_s
+        meter.asked_at_s = attempt.began_at_s
         try:
             response = self.response = await backend.infer(
-                self._meter.target.translation.path,
+                target.translation.path,
                 body,
-                ((b"x-request-id", self._call.request_id.encode()), *self._call.trace_headers, *self._headers),
-                is_stream=is_stream or is_collected,
+                ((b"x-request-id", call.request_id.encode()), *call.trace_headers, *self._headers),
+                is_stream=is_stream,
                 patience=attempt,
             )
             if response.status != OK:
                 told = await read_beginning(response, MAX_REFUSAL_BYTES)
-                failed = self._meter.target.dialect.failure(response.status, told)
-                raise self._meter.target.error(failed, response.header(b"retry-after"))
-            if is_collected and _is_json(response):
+                failed = target.dialect.failure(response.status, told)
+                raise target.error(failed, response.header(b"retry-after"))
+            if not is_stream or (is_collected and _is_json(response)):
                 return await answer.take_whole(response)
-            if is_stream or is_collected:
-                response = self.response = self._rationed(response, answer)
-            if is_stream:
-                await answer.begin_stream(response, attempt)
-                return None
-            return await (answer.collect(response, attempt) if is_collected else answer.take_whole(response))
+            response = self.response = self._rationed(response, answer)
+            if is_collected:
+                return await answer.collect(response, attempt)
+            await answer.begin_stream(response, attempt)
+            return None
         except UpstreamError as error:
             raise failure(error) from error
 

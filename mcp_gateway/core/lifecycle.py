@@ -29,8 +29,8 @@ class Lifecycle:
         self.cohort = Cohort()
         """Of the answers in flight, those that go on together."""
         self._in_flight = 0
-        self._is_idle = asyncio.Event()
-        self._is_idle.set()
+        self._idle: asyncio.Future[None] | None = None
+        """Done once nothing is in flight; there while that is waited for."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def check_open(self) -> None:
@@ -52,12 +52,12 @@ class Lifecycle:
     def enter(self) -> None:
         """One more answer in flight."""
         self._in_flight += 1
-        self._is_idle.clear()
 
     def leave(self) -> None:
         self._in_flight -= 1
-        if not self._in_flight:
-            self._is_idle.set()
+        if not self._in_flight and self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
 
     @property
     def in_flight(self) -> int:
@@ -76,12 +76,11 @@ class Lifecycle:
 
     async def wait_until_idle(self, timeout_s: float) -> bool:
         """True once nothing is in flight, False if that took longer than `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._is_idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        if not self._in_flight:
+            return True
+        idle = self._idle = self._idle or asyncio.get_running_loop().create_future()
+        await asyncio.wait([idle], timeout=timeout_s)
+        return idle.done()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

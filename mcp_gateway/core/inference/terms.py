@@ -19,13 +19,20 @@ _UNBOUNDED_TOKENS = 2**31
 
 
 class Quote(NamedTuple):
-    """The least and the most that a request may cost, in nano-USD, with a prompt of so many tokens at that price."""
+    """What a request may cost, in nano-USD, with a prompt of so many tokens at that price; `least_tokens` are those of
+    the shortest answer that is of use.
+    """
 
-    minimum_nano: int
     maximum_nano: int
     prompt_tokens: int
+    least_tokens: int
     images: int
     price: Price
+
+    @property
+    def minimum_nano(self) -> int:
+        """The least that a request is worth making for."""
+        return self.price.most_nano(self.prompt_tokens, self.least_tokens, self.images)
 
     @property
     def prompt_nano(self) -> int:
@@ -82,13 +89,7 @@ def quote(terms: Terms, ask: Ask, model: Model, price: Price, prompt_tokens: int
     most = most_output_tokens(terms, ask, model)
     least = min(most, wallet.min_useful_tokens * ask.choices)
     images = len(ask.prompt.images)
-    return Quote(
-        minimum_nano=price.most_nano(prompt_tokens, least, images),
-        maximum_nano=price.most_nano(prompt_tokens, most, images),
-        prompt_tokens=prompt_tokens,
-        images=images,
-        price=price,
-    )
+    return Quote(price.most_nano(prompt_tokens, most, images), prompt_tokens, least, images, price)
 
 
 def worst_case(ask: Ask, model: Model, price: Price, wallet: WalletSettings) -> Quote:

@@ -37,6 +37,7 @@ MAX_PARTS = 10_000
 MAX_TOOLS = 1024
 OUTPUT_CAPS = ("max_completion_tokens", "max_tokens")
 """In the order in which vLLM prefers them."""
+_PREFERRED_CAP, _OTHER_CAP = OUTPUT_CAPS
 _INTEGERS = frozenset({
     *OUTPUT_CAPS, "min_tokens", "n", "seed", "thinking_token_budget", "top_k", "top_logprobs",
     "truncate_prompt_tokens",
@@ -66,7 +67,7 @@ class ChatSurface:
         is_stream = bool(optional(body, "stream", bool))
         options = stream_options_in(body, is_stream=is_stream)
         at_least(body, "min_tokens", 0)
-        preferred, other = [at_least(body, name, 1) for name in OUTPUT_CAPS]
+        preferred, other = at_least(body, _PREFERRED_CAP, 1), at_least(body, _OTHER_CAP, 1)
         choices = at_least(body, "n", 1) or 1
         top_logprobs = top_logprobs_in(body)
         rows = 1 + top_logprobs if body.get("logprobs") else 0

@@ -139,7 +139,9 @@ class Ledger:
         """
         if not self._store.is_available:
             raise unavailable()
-        by, purse = Spender(holders, ample_nano), await self._known(account_id)
+        by, purse = Spender(holders, ample_nano), self._purses.of(account_id)
+        if not purse.is_read:
+            purse = await self._read_wallet(account_id)
         return self._purses.place(purse, request_id, self._refusals.needed_nano(by), most_nano, self._now_ms(), by)
 
     async def check_balance(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> None:

@@ -265,15 +265,15 @@ class Limiter:
         minute_limit = minute_left = day_limit = day_left = tokens_limit = tokens_left = None
         for use, quota in uses:  # written out, since every answer pays for it
             most = quota.allowance
-            limit, used = most.requests_per_minute, use.requests
-            if limit is not None and (minute_left is None or limit - used < minute_left):
-                minute_limit, minute_left = limit, limit - used if used < limit else 0
-            limit, used = most.requests_per_day, use.requests_today
-            if limit is not None and (day_left is None or limit - used < day_left):
-                day_limit, day_left = limit, limit - used if used < limit else 0
-            limit, used = most.tokens_per_minute, use.tokens
-            if limit is not None and (tokens_left is None or limit - used < tokens_left):
-                tokens_limit, tokens_left = limit, limit - used if used < limit else 0
+            limit = most.requests_per_minute
+            if limit is not None and (minute_left is None or limit - use.requests < minute_left):
+                minute_limit, minute_left = limit, limit - use.requests if use.requests < limit else 0
+            limit = most.requests_per_day
+            if limit is not None and (day_left is None or limit - use.requests_today < day_left):
+                day_limit, day_left = limit, limit - use.requests_today if use.requests_today < limit else 0
+            limit = most.tokens_per_minute
+            if limit is not None and (tokens_left is None or limit - use.tokens < tokens_left):
+                tokens_limit, tokens_left = limit, limit - use.tokens if use.tokens < limit else 0
         minute_end_s, day_end_s = self._minute_ends_at_s, self._day_ends_at_s
         return Standing(
             minute_limit, minute_left, minute_end_s, day_limit, day_left, day_end_s, tokens_limit, tokens_left

@@ -262,20 +262,24 @@ class Exchange:
     @property
     def body(self) -> Body:
         """The answer in one piece; empty while there is none, and where it was refused since it could not be billed."""
-        if self._answer is None or self._bill.status != OK:
+        answer, bill = self._answer, self._bill
+        if answer is None or bill.status != OK:
             return b""
-        body, ended_by = self._answer.body, self._bill.ended_by
-        return body if ended_by is None else telling_its_cut(body, ended_by)
+        return answer.body if bill.ended_by is None else telling_its_cut(answer.body, bill.ended_by)
 
     @property
     def facts(self) -> AnswerFacts:
         bill, meter = self._bill, self._meter
-        clamped_to, waited_s = (None, 0.0) if meter is None else (meter.terms.clamped_to, meter.waited_s)
-        overhead_s = bill.took_s - waited_s
-        model = "" if self._ask is None else self._ask.model
-        routing = None if bill.choice is None else bill.choice.told(bill.model_id)
-        ignored = bill.attributed.unusable + self._ignored
-        return AnswerFacts(bill.cost_nano, bill.usage, clamped_to, ignored, overhead_s, bill.ended_by, model, routing)
+        return AnswerFacts(
+            cost_nano=bill.cost_nano,
+            usage=bill.usage,
+            clamped_to=None if meter is None else meter.terms.clamped_to,
+            ignored=bill.attributed.unusable + self._ignored,
+            overhead_s=bill.took_s if meter is None else bill.took_s - meter.waited_s,
+            ended_by=bill.ended_by,
+            model="" if self._ask is None else self._ask.model,
+            routing=None if bill.choice is None else bill.choice.told(bill.model_id),
+        )
 
     @property
     def latest_words(self) -> str:
@@ -350,11 +354,12 @@ class Exchange:
         if parts.lifecycle.in_flight > 1:
             await parts.lifecycle.cohort.join()
         can_be_cut = not is_mixed and target.translation.can_be_cut(ask)
+        holding = self._bill.holding
         if len(offers) == 1:
-            self._bill.holding.price = offers[0].price
-            meter.terms = await self._bill.holding.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
+            holding.price = offers[0].price
+            meter.terms = await holding.open(meter.terms, ask, model, meter, can_be_cut=can_be_cut)
         else:
-            meter.terms = await self._bill.holding.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
+            meter.terms = await holding.open_affordable(ask, model, meter, can_be_cut=can_be_cut)
         if ask.prompt.remote_images:
             await bring_images(parts, caller.account_id, self.call.context, ask, meter)
         self._answer = Answer(

@@ -357,6 +357,7 @@ AREAS: dict[str, Area] = {
             ],
             "Past months are closed into sums that say what their entries said, and charges may go into a file: balances, statements and checks stay right, whatever is killed in between.": [
                 "tests/core/ledger/test_closing.py",
+                "tests/crash/test_archive.py",
             ],
             "The ledger is append-only, every transaction sums to zero, and a check finds what differs.": [
                 "tests/test_commands.py::test_the_books_agree_until_a_balance_differs_from_its_entries",

@@ -133,7 +133,10 @@ class Closing:
         """Close what can be; returns the months. One whose books differ stays open, and the log says so."""
         over_by_ms = self._now_ms() - self._rest_ms
         due = await self._store.read(MonthToClose(over_by_ms))
-        if due is not None and await self._store.read(Discrepancies()):  # once, of all months that are not closed
+        if due is None:
+            return []
+        faults = await self._store.read(Discrepancies())  # once, of all months that are not closed
+        if faults:
             logger.critical("the books differ, so that %s is not closed: run `mcp-gateway ledger check`", due.month)
             return []
         closed: list[str] = []

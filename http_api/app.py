@@ -26,7 +26,8 @@ from http_api.auto_topups import AutoTopUpDoor
 from http_api.billing import Billing
 from http_api.bodies import BodyBounds
 from http_api.challenges import Challenges
-from http_api.console.table import ConsoleParts, console_operations
+from http_api.console.serving import Console
+from http_api.console.table import ConsoleParts, console_of, console_operations
 from http_api.current_key import CurrentKey
 from http_api.feedback import Feedback
 from http_api.generations import Generations
@@ -72,7 +73,7 @@ from http_api.welcome import Welcome
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.hosts import Hosts, path_of
-from mcp_gateway.core.identity.oidc.browser_sign_in import FLOW_MS, START
+from mcp_gateway.core.identity.oidc.browser_sign_in import CALLBACK, FLOW_MS, START
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.observe.activity import quantile
@@ -101,8 +102,10 @@ def build_app(
     """
     settings = gateway.settings
     bounds = BodyBounds.of_accounts(settings)
-    run = _endpoints(gateway, mcp, base_url, resources)
-    routes = Routes([*_described(gateway, run, base_url=base_url), *_pages(gateway, run, base_url)], bounds)
+    console = _console_of(gateway, base_url)
+    run = _endpoints(gateway, mcp, base_url, resources, console)
+    described = _described(gateway, run, console, base_url=base_url)
+    routes = Routes([*described, *_pages(gateway, run, console, base_url)], bounds)
     checks: list[Check] = [
         Gate(gateway.lifecycle),
         Authentication(
@@ -124,6 +127,7 @@ def build_app(
         refusals=gateway.refusals,
         challenges=Challenges(resources),
         limits_url=f"{base_url}/v1/limits",
+        links=settings.policy_links,
     )
     app = Cors(answers, Origins(settings), routes)
     prefix = path_of(base_url)
@@ -138,10 +142,21 @@ def operations_in(
     gateway: Gateway, mcp: McpEndpoints, *, base_url: str, resources: ProtectedResources | None = None
 ) -> list[AnyOperation]:
     """All of the API that is served under `base_url`, with the document that says so."""
-    return _described(gateway, _endpoints(gateway, mcp, base_url, resources), base_url=base_url)
+    console = _console_of(gateway, base_url)
+    return _described(gateway, _endpoints(gateway, mcp, base_url, resources, console), console, base_url=base_url)
 
 
-def _described(gateway: Gateway, run: Endpoints, *, base_url: str) -> list[AnyOperation]:
+def _console_of(gateway: Gateway, base_url: str) -> Console:
+    settings = gateway.settings
+    return console_of(
+        gateway.sign_in.people,
+        base_url=base_url,
+        payment_pages=settings.stripe.page_origins,
+        links=settings.policy_links,
+    )
+
+
+def _described(gateway: Gateway, run: Endpoints, console: Console, *, base_url: str) -> list[AnyOperation]:
     operations = operations_of(
         run,
         are_models_public=gateway.settings.public_models,
@@ -149,25 +164,31 @@ def _described(gateway: Gateway, run: Endpoints, *, base_url: str) -> list[AnyOp
     )
     if gateway.oidc is not None:
         operations = [with_issuer(row) for row in operations]
+    browsed = (START, CALLBACK)
+    operations = [console.for_browsers(row) if row.path in browsed else row for row in operations]
 
     def serves_guests() -> bool:
         return gateway.settings.guests.enabled
 
     reference = Reference(lambda: document.as_object(), partial(_prefix_of, gateway), serves_guests=serves_guests)
     document = Document(
-        [*operations, reference.row], version=gateway.version, base_url=base_url, serves_guests=serves_guests
+        [*operations, reference.row],
+        version=gateway.version,
+        base_url=base_url,
+        serves_guests=serves_guests,
+        links=gateway.settings.policy_links,
     )
     return [*operations, reference.row, document.row]
 
 
 def pages_in(gateway: Gateway, mcp: McpEndpoints, *, base_url: str) -> list[AnyOperation]:
     """All pages of the console that are served under `base_url`."""
-    return _pages(gateway, _endpoints(gateway, mcp, base_url, None), base_url)
+    console = _console_of(gateway, base_url)
+    return _pages(gateway, _endpoints(gateway, mcp, base_url, None, console), console, base_url)
 
 
-def _pages(gateway: Gateway, run: Endpoints, base_url: str) -> list[AnyOperation]:
+def _pages(gateway: Gateway, run: Endpoints, console: Console, base_url: str) -> list[AnyOperation]:
     parts = ConsoleParts(
-        people=gateway.sign_in.people,
         registration=lambda: gateway.settings.users.registration,
         first_model=lambda: next(iter(gateway.published.current), "demo/echo"),
         now_ms=now_ms,
@@ -177,18 +198,19 @@ def _pages(gateway: Gateway, run: Endpoints, base_url: str) -> list[AnyOperation
         lifecycle=gateway.lifecycle,
         is_shared=gateway.addresses.is_shared,
         takes_passwords=not gateway.settings.oidc.only,
-        payment_pages=gateway.settings.stripe.page_origins,
         issuer_path=_start_path(gateway),
         issuer_name=gateway.settings.oidc.shown_name,
     )
-    return console_operations(run, parts)
+    return console_operations(run, parts, console)
 
 
 async def _prefix_of(gateway: Gateway, key_id: str) -> str:
     return (await gateway.keys.get(key_id)).prefix
 
 
-def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: ProtectedResources | None) -> Endpoints:
+def _endpoints(
+    gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: ProtectedResources | None, console: Console
+) -> Endpoints:
     settings = gateway.settings
     operators = Operators(gateway.addresses, settings.operator_token, settings.metrics_token)
     bounds = _bounds_of(gateway)
@@ -262,7 +284,13 @@ def _endpoints(gateway: Gateway, mcp: McpEndpoints, base_url: str, resources: Pr
             operators,
             needs_token=settings.metrics_token is not None,
         ),
-        welcome=Welcome(gateway.version, _start_path(gateway)),
+        welcome=Welcome(
+            gateway.version,
+            _start_path(gateway),
+            console.write_page,
+            base_url=base_url,
+            has_status=settings.public_stats != "off",
+        ),
         admin=_admin_endpoints(gateway, base_url),
     )
 

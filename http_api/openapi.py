@@ -18,6 +18,7 @@ from http_api.bodies import FORM_TYPE
 from http_api.operations import PREFIXES, Access, AnswerHeader, AnyOperation, Asked, Counts, Nothing, page_at_root
 from http_api.query import AnyQuery, Query
 from mcp_gateway.core.errors import TABLE, Code
+from mcp_gateway.core.policy_links import NO_LINKS, PolicyLinks
 
 Json = dict[str, Any]
 
@@ -93,7 +94,13 @@ class Document:
     """Makes the document when it is first asked for; `serves_guests` says whether keys may be left out."""
 
     def __init__(
-        self, operations: Iterable[AnyOperation], *, version: str, base_url: str, serves_guests: Callable[[], bool]
+        self,
+        operations: Iterable[AnyOperation],
+        *,
+        version: str,
+        base_url: str,
+        serves_guests: Callable[[], bool],
+        links: PolicyLinks = NO_LINKS,
     ) -> None:
         self.row: AnyOperation = page_at_root(
             "/openapi.json", "openapi", "Tell all of this to programs.", bytes, self.get
@@ -102,6 +109,7 @@ class Document:
         self._version = version
         self._base_url = base_url
         self._serves_guests = serves_guests
+        self._links = links
         self._written: dict[bool, bytes] = {}
         """By whether guests are served, which may change."""
 
@@ -124,6 +132,7 @@ class Document:
                 "title": "mcp-gateway",
                 "version": self._version,
                 "description": _ABOUT,
+                **_policy_in(self._links),
             },
             "servers": [{"url": self._base_url}],
             "paths": paths,
@@ -159,6 +168,15 @@ class Document:
         scopes = [row.scope] if row.scope is not None else []
         is_needed = row.access in _HOLDERS or (row.access is Access.ANYONE and not self._serves_guests())
         return [*([] if is_needed else [{}]), {_BEARER: scopes}, {_API_KEY: scopes}, {_COOKIE: scopes}]
+
+
+def _policy_in(links: PolicyLinks) -> Json:
+    """The operator's terms and contact as OpenAPI has them, which has no word for a privacy policy."""
+    told = {"termsOfService": links.terms_url, "x-privacy-policy": links.privacy_url}
+    policy: Json = {word: url for word, url in told.items() if url is not None}
+    if links.support is not None:
+        policy["contact"] = {"url" if links.support == links.support_url else "email": links.support}
+    return policy
 
 
 def with_issuer(row: AnyOperation) -> AnyOperation:
@@ -278,7 +296,9 @@ def _refusals(row: AnyOperation, schemas: _Schemas) -> Json:
     by_status: dict[int, list[Code]] = {}
     for code in sorted(refusals_of(row)):
         by_status.setdefault(TABLE[code].status, []).append(code)
-    content = {"application/json": {"schema": schemas.of_refusal(row)}}
+    content: Json = {"application/json": {"schema": schemas.of_refusal(row)}}
+    if row.shape.page is not None:
+        content["text/html"] = {"schema": {"type": "string"}}
     return {
         str(status): _answer(row, status, ", ".join(f"`{code}`" for code in codes), content)
         for status, codes in sorted(by_status.items())

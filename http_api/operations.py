@@ -205,6 +205,8 @@ class Operation(Generic[Q, B, A]):
 
 
 AnyOperation = Operation[Any, Any, Any]
+WritePage = Callable[[str, Mapping[str, Any], Asked[Any, Any]], Awaitable[Answered[Any]]]
+"""Fills a template of the console's with values for whoever asks, where a row of the API has a page, too."""
 
 
 def page_at_root(

@@ -154,7 +154,7 @@ def _greeting(gateway: Gateway, base_url: str, desk_options: str, secret: str | 
     return f"""
 mcp-gateway {gateway.version} on {base_url}
 
-As a guest:   {_guest_line(gateway, base_url)}
+{_page_lines(gateway, base_url)}As a guest:   {_guest_line(gateway, base_url)}
 Make a key:   {quoted} keys create{desk_options} --account {account}
 MCP:          {base_url}{MCP_PATH} (streamable HTTP), {base_url}{MCP_PATH}/sse (HTTP+SSE)
 {_first_user_line(secret, base_url)}{_missing_line(gateway)}
@@ -168,11 +168,16 @@ def _first_user_line(secret: str | None, base_url: str) -> str:
     """How the first administrator registers; nothing where there are users, or nobody sits there."""
     if secret is None:
         return ""
-    body = json.dumps({"token": secret, "email": "you@example.com", "password": "..."})
     return (
         "Sign up:      within 15 minutes, as the first user and administrator:\n"
-        f"              curl {base_url}/auth/register -H 'Content-Type: application/json' -d '{body}'\n"
+        f"              {base_url}/console/register?token={secret}\n"
     )
+
+
+def _page_lines(gateway: Gateway, base_url: str) -> str:
+    """The addresses for people."""
+    console = f"Console:      {base_url}/console/\n"
+    return console if gateway.settings.public_stats == "off" else f"{console}Status:       {base_url}/status\n"
 
 
 def _missing_line(gateway: Gateway) -> str:

@@ -1,6 +1,6 @@
 """How answers and errors are written as HTTP: one JSON writer, one error shape, one way to set the headers."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -13,12 +13,13 @@ from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.limits.limiter import Standing
 from mcp_gateway.wire.whole_answers import JSON_TYPE, Headers, retry_after, send_bytes
 
+HTML = "text/html; charset=utf-8"
 Wording = Callable[[GatewayError, RequestContext], dict[str, Any]]
 """The body of a refusal."""
 Stamps = Callable[[RequestContext, Standing | None], Headers]
 """Headers of an answer, whatever it says, by what is left of its caller's limits."""
-RefusalPage = Callable[[Scope, Send, GatewayError], Awaitable[None]]
-"""Sends a refusal to a person."""
+RefusalPage = Callable[[Scope, Send, GatewayError], Awaitable[bool]]
+"""Sends a refusal to a person; False where it was a program that asked, which is told in the API's words."""
 
 
 class Shape(NamedTuple):
@@ -31,6 +32,22 @@ class Shape(NamedTuple):
     body: type[BaseModel]
     stamps: Stamps | None = None
     page: RefusalPage | None = None
+
+
+def asks_for_page(sent: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser asks, which says that it would rather have HTML; programs take JSON or anything."""
+    weights = dict(map(_weighed, sent.get(b"accept", b"").lower().split(b",")))
+    return weights.get(b"text/html", 0.0) > weights.get(b"application/json", 0.0)
+
+
+def _weighed(kind: bytes) -> tuple[bytes, float]:
+    """A media type that is accepted, and how gladly."""
+    name, *parameters = (part.strip() for part in kind.split(b";"))
+    told = next((part[2:] for part in parameters if part.startswith(b"q=")), b"1")
+    try:
+        return name, float(told)
+    except ValueError:
+        return name, 0.0
 
 
 async def send_json(send: Send, value: Any, status: int = 200, headers: Headers | None = None) -> None:

@@ -84,6 +84,7 @@ from http_api.people import (
 from http_api.protected_resources import ProtectedResources
 from http_api.proxy import ProviderPaths
 from http_api.query import AnyQuery, Query
+from http_api.rendering import HTML
 from http_api.requests import RequestObject, RequestPage, Requests, RequestsQuery
 from http_api.responses import RESPONSES_SHAPE, ResponsesAnswer, ResponsesBody
 from http_api.routes import BELOW, refusing, unknown_url
@@ -1421,9 +1422,10 @@ def _root(run: Endpoints) -> list[AnyOperation]:
         page_at_root(
             "/",
             "welcome",
-            "Tell what this is and where its doors are.",
+            "Tell what this is and where its doors are; a browser that asks for HTML gets a page.",
             WelcomeObject,
             run.welcome.get,
+            media_types=("application/json", HTML),
         ),
         page_at_root(
             "/health",

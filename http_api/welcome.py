@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from http_api.operations import Absent, Asked, Nothing, Told
+from http_api.operations import Absent, Answered, Asked, Nothing, Told, WritePage
 from http_api.query import AnyQuery
+from http_api.rendering import asks_for_page
 
 
 class McpPaths(Told):
@@ -26,14 +27,21 @@ class WelcomeObject(Told):
 
 
 class Welcome:
-    """`sign_in` is where a browser is led to an issuer, if it is."""
+    """`sign_in` is where a browser is led to an issuer, if it is; `has_status` says whether there is that page."""
 
-    def __init__(self, version: str, sign_in: str | None) -> None:
+    def __init__(
+        self, version: str, sign_in: str | None, write_page: WritePage, *, base_url: str, has_status: bool
+    ) -> None:
         self._version = version
+        self._write_page = write_page
+        self._shown = {"version": version, "base_url": base_url, "has_status": has_status}
         self._sign_in: dict[str, Any] = {} if sign_in is None else {"sign_in": sign_in}
 
-    async def get(self, asked: Asked[AnyQuery, Nothing]) -> WelcomeObject:
-        return WelcomeObject(
+    async def get(self, asked: Asked[AnyQuery, Nothing]) -> Answered[WelcomeObject]:
+        """To a browser as a page."""
+        if asks_for_page(asked.context.sent):
+            return await self._write_page("welcome.html", self._shown, asked)
+        welcome = WelcomeObject(
             name="mcp-gateway",
             version=self._version,
             openai_api="/v1",
@@ -42,3 +50,4 @@ class Welcome:
             health="/health",
             **self._sign_in,
         )
+        return Answered(welcome, headers=((b"vary", b"Accept"),))

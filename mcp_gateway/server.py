@@ -32,6 +32,7 @@ from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
+from mcp_gateway.core.policy_links import PolicyLinks
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
@@ -110,6 +111,7 @@ class Handlers:
         topup: TopUp,
         new_id: Callable[[str], str],
         note_refusal: Callable[[str, str], None],
+        links: PolicyLinks,
     ) -> None:
         self._tools = tools
         self._resources = resources
@@ -119,6 +121,7 @@ class Handlers:
         self._topup = topup
         self._new_id = new_id
         self._note_refusal = note_refusal
+        self._links = links
 
     async def list_tools(self, ctx: Context, params: Page) -> types.ListToolsResult:
         _check_page(params)
@@ -221,6 +224,7 @@ class Handlers:
         self, ctx: Context, inputs: types.InputResponses | None, error: GatewayError, invocation: Invocation
     ) -> Result | types.InputRequiredResult:
         """A failure as the tool's result; where money is missing, after the person was shown where to top up."""
+        error = self._links.told(error)
         url = error.details.get("topup_url")
         if error.status != HTTPStatus.PAYMENT_REQUIRED or url is None:
             return error_result(error)
@@ -314,6 +318,7 @@ def build_door(
         topup=TopUp(settings.stripe.topup_url, terms, payments if settings.public_url is not None else None),
         new_id=new_id,
         note_refusal=note_refusal,
+        links=settings.policy_links,
     )
     server = build_server(handlers, version=version, website_url=settings.public_url)
     door = McpDoor(
@@ -380,7 +385,7 @@ async def _called(tool: Tool, arguments: dict[str, Any], invocation: Invocation)
         raise
     except Exception as error:  # noqa: BLE001 - a tool's bug fails its call alone
         logger.error("request %s failed with %s", invocation.request_id, outline(error))
-        return error_result(internal_error(invocation.request_id))
+        raise internal_error(invocation.request_id) from None
 
 
 def _invocation(ctx: Context, request_id: str) -> Invocation:

@@ -28,6 +28,7 @@ _OF_ANY = ("access-control-", "anthropic-ratelimit-")
 _PLAIN = frozenset({
     "content-type", "content-length", "content-disposition", "content-security-policy", "allow", "vary", "connection",
     "date", "cache-control", "x-accel-buffering", "x-content-type-options", "referrer-policy",
+    "cross-origin-opener-policy", "cross-origin-resource-policy", "permissions-policy",
 })  # fmt: skip
 """Headers of HTTP, of proxies and of pages themselves."""
 

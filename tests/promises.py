@@ -59,6 +59,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_admin_books.py",
                 "tests/console/test_admin.py",
             ],
+            "Terms, privacy policy and support are named on pages, in the document and in refusals, and a browser gets pages where a program gets JSON.": [
+                "tests/doors/test_policy_links.py",
+            ],
             "People see where they are signed in and end it, owners invite by links that are told once, and nobody is deleted without typing who they are.": [
                 "tests/doors/test_console_account.py",
             ],

@@ -1,6 +1,6 @@
 """How a page is asked for and answered: its query and form read, its template filled, its refusals shown as pages."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
@@ -26,8 +26,9 @@ from http_api.operations import (
     send_streamed,
 )
 from http_api.query import AnyQuery, Query, read_query
-from http_api.rendering import OPENAI_SHAPE, Shape, Stamps, error_headers
+from http_api.rendering import HTML, OPENAI_SHAPE, Shape, Stamps, asks_for_page, error_headers
 from http_api.routes import BELOW, refusing, unknown_url
+from http_api.status import STATUS_PATH
 from mcp_gateway.core.caller import Caller, User
 from mcp_gateway.core.context import CLIENT, CONTEXT, SENT, RequestContext
 from mcp_gateway.core.errors import GatewayError
@@ -36,7 +37,7 @@ from mcp_gateway.core.zones import zone_or_utc
 from mcp_gateway.wire.bodies import read_body
 from mcp_gateway.wire.whole_answers import Headers, send_bytes
 
-HTML_TYPE = (b"content-type", b"text/html; charset=utf-8")
+HTML_TYPE = (b"content-type", HTML.encode())
 SIGN_IN_PATH = "/console/sign-in"
 _NOT_STORED = (b"cache-control", b"no-store")
 _MAX_FORM_BYTES = 64 * 1024
@@ -81,10 +82,12 @@ class Console:
     """
 
     def __init__(self, templates: Templates, people: People, stamps: Stamps) -> None:
-        self._templates = templates
+        self.templates = templates
         self._people = people
+        self._stamps = stamps
         self._shape = Shape(OPENAI_SHAPE.wording, OPENAI_SHAPE.body, stamps, self._refuse)
         self._shape_of_hidden = self._shape._replace(page=self._refuse_hidden)
+        self._shape_for_browsers = OPENAI_SHAPE._replace(page=self._refuse_in_browser)
 
     def page(
         self,
@@ -140,17 +143,28 @@ class Console:
 
     def part(self, template: str, values: Mapping[str, Any], part: str) -> str:
         """A part of a page that is the same for everybody."""
-        return self._templates.write_part(template, values, part)
+        return self.templates.write_part(template, values, part)
 
-    def unknown(self) -> AnyOperation:
-        """A row for all that no page is at."""
+    def unknown(self) -> list[AnyOperation]:
+        """Rows for all that no page is at."""
 
         async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
             raise unknown_url(scope["path"], ())
 
-        return refusing(
-            f"/console{BELOW}", "console unknown", refuse, access=Access.OPEN, shape=self._shape, prefixes=ROOT
-        )
+        return [
+            refusing(f"{folder}{BELOW}", f"{folder} unknown", refuse, access=Access.OPEN, shape=shape, prefixes=ROOT)
+            for folder, shape in (("/console", self._shape), (STATUS_PATH, self._shape_for_browsers))
+        ]
+
+    def for_browsers(self, row: AnyOperation) -> AnyOperation:
+        """The same row of the API where a browser that is led there is refused by a page."""
+        return replace(row, shape=self._shape_for_browsers)
+
+    async def write_page(self, template: str, values: Mapping[str, Any], asked: Asked[Any, Any]) -> Answered[Any]:
+        """A page of a row of the API, with the headers that all pages have."""
+        text = self.templates.write(template, values, None, await self._viewer(asked.context.caller), asked.scope)
+        headers = ((b"vary", b"Accept, Cookie"), *self._stamps(asked.context, None))
+        return Answered(text.encode(), headers=headers, media_type=HTML)
 
     def _endpoint_of(self, show: Show, query: type[Query]) -> ASGIApp:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,7 +184,7 @@ class Console:
         elif isinstance(told, SeeOther):
             location = told.location
             if location.startswith("/"):
-                location = self._templates.at(location)
+                location = self.templates.at(location)
             headers: Headers = [(b"location", location.encode()), _NOT_STORED, *told.headers]
             await send_bytes(send, b"", headers, HTTPStatus.SEE_OTHER)
         elif isinstance(told, Answered):
@@ -181,7 +195,7 @@ class Console:
         else:
             part = told.part if b"x-part" in asked.context.sent else None
             viewer = await self._viewer(asked.context.caller)
-            text = self._templates.write(told.template, told.values, part, viewer, scope)
+            text = self.templates.write(told.template, told.values, part, viewer, scope)
             headers = [HTML_TYPE, _NOT_STORED, (b"vary", b"X-Part, Cookie"), *told.headers]
             await send_bytes(send, text.encode(), headers, told.status)
 
@@ -192,23 +206,34 @@ class Console:
         name, zone = person.email or person.id, zone_or_utc(person.zone)
         return Viewer(name, person.role, person.account_id, person.is_administrator, zone)
 
-    async def _refuse(self, scope: Scope, send: Send, refusal: GatewayError) -> None:
+    async def _refuse(self, scope: Scope, send: Send, refusal: GatewayError) -> bool:
         """Whoever must sign in first comes back to where they were; all others are told what is wrong."""
         if refusal.status == HTTPStatus.UNAUTHORIZED:
             back = f"?next={quote(_path_of(scope), safe='')}" if scope["method"] == "GET" else ""
             await self._send(scope, send, Asked(scope, AnyQuery(), Form(), b""), SeeOther(f"{SIGN_IN_PATH}{back}"))
-            return
+        else:
+            await self._tell(scope, send, refusal, ())
+        return True
+
+    async def _refuse_in_browser(self, scope: Scope, send: Send, refusal: GatewayError) -> bool:
+        """Of a row of the API, which has no headers of pages."""
+        if not asks_for_page(scope[SENT]):
+            return False
+        await self._tell(scope, send, refusal, [(b"vary", b"Accept"), *self._stamps(scope[CONTEXT], None)])
+        return True
+
+    async def _tell(self, scope: Scope, send: Send, refusal: GatewayError, more: Sequence[tuple[bytes, bytes]]) -> None:
         context: RequestContext = scope[CONTEXT]
         values = {"error": refusal, "status": HTTPStatus(refusal.status), "request_id": context.request_id}
-        text = self._templates.write("error.html", values, None, None, scope)
-        headers: Headers = [HTML_TYPE, _NOT_STORED, *error_headers(refusal)]
+        text = self.templates.write("error.html", values, None, None, scope)
+        headers: Headers = [HTML_TYPE, _NOT_STORED, *more, *error_headers(refusal)]
         await send_bytes(send, text.encode(), headers, refusal.status)
 
-    async def _refuse_hidden(self, scope: Scope, send: Send, refusal: GatewayError) -> None:
+    async def _refuse_hidden(self, scope: Scope, send: Send, refusal: GatewayError) -> bool:
         """An administrator's page is not there for whoever is none."""
         if refusal.status == HTTPStatus.FORBIDDEN:
             refusal = GatewayError("unknown_url", "There is no such page.")
-        await self._refuse(scope, send, refusal)
+        return await self._refuse(scope, send, refusal)
 
 
 def asking(asked: AskedPage, body: B, query: Q | None = None) -> Asked[Q, B]:

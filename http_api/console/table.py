@@ -32,6 +32,7 @@ from mcp_gateway.core.hosts import path_of
 from mcp_gateway.core.identity.people import People
 from mcp_gateway.core.identity.sign_in import Registration
 from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.policy_links import PolicyLinks
 
 _MENU = (
     MenuItem(KEYS_PATH, "API keys"),
@@ -59,7 +60,6 @@ _ADMIN_MENU = (
 class ConsoleParts:
     """What pages are told beside the endpoints."""
 
-    people: People
     registration: Callable[[], Registration | None]
     first_model: Callable[[], str]
     now_ms: Callable[[], int]
@@ -70,18 +70,20 @@ class ConsoleParts:
     is_shared: Callable[[str], bool]
     """Of which addresses many readers may come."""
     takes_passwords: bool
-    payment_pages: tuple[str, ...]
-    """The origins at which forms of the wallet end."""
     issuer_path: str | None
     """Where people sign in elsewhere, if they do."""
     issuer_name: str
 
 
-def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation]:
+def console_of(people: People, *, base_url: str, payment_pages: tuple[str, ...], links: PolicyLinks) -> Console:
+    """What writes the pages; `payment_pages` are the origins at which forms of the wallet end."""
+    templates = Templates(StaticFiles(), _MENU, _ADMIN_MENU, links, prefix=path_of(base_url))
+    return Console(templates, people, security_headers(payment_pages))
+
+
+def console_operations(run: Endpoints, parts: ConsoleParts, console: Console) -> list[AnyOperation]:
     """All rows of the console; none of them is in the document of the API."""
-    files = StaticFiles()
-    templates = Templates(files, _MENU, _ADMIN_MENU, prefix=path_of(parts.base_url))
-    console = Console(templates, parts.people, security_headers(parts.payment_pages))
+    templates, files = console.templates, console.templates.files
     own, each = PagesOf(), PagesOf(run.admin.of_account)
     keys, all_keys = (
         KeyPages(handlers, parts.now_ms, base_url=parts.base_url, first_model=parts.first_model)
@@ -119,7 +121,7 @@ def console_operations(run: Endpoints, parts: ConsoleParts) -> list[AnyOperation
             run.people, run.attribution, base_url=parts.base_url, takes_passwords=parts.takes_passwords
         ).rows(console),
         console.file(STATIC_PATH, files.get),
-        console.unknown(),
+        *console.unknown(),
     ]
 
 

@@ -16,6 +16,7 @@ from http_api.console import view
 from http_api.console.static_files import StaticFiles
 from mcp_gateway.core.caller import Role
 from mcp_gateway.core.context import SENT
+from mcp_gateway.core.policy_links import PolicyLinks
 
 THEMES = ("light", "dark")
 _THEME_COOKIE = "gw_theme"
@@ -44,14 +45,22 @@ class Templates:
     """`prefix` is the path under which the gateway is reached from outside, where that is not the root."""
 
     def __init__(
-        self, files: StaticFiles, menu: tuple[MenuItem, ...], admin_menu: tuple[MenuItem, ...], *, prefix: str = ""
+        self,
+        files: StaticFiles,
+        menu: tuple[MenuItem, ...],
+        admin_menu: tuple[MenuItem, ...],
+        links: PolicyLinks,
+        *,
+        prefix: str = "",
     ) -> None:
+        self.files = files
         self._prefix = prefix
         self._everywhere = {
             "at": self.at,
             "static": lambda name: self.at(files.path_of(name)),
             "menu": menu,
             "admin_menu": admin_menu,
+            "policy_links": links,
         }
 
     def at(self, path: str) -> str:

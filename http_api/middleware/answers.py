@@ -17,6 +17,7 @@ from mcp_gateway.core.errors import GatewayError, internal_error, outline
 from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.observe.refusals import Refusals
+from mcp_gateway.core.policy_links import PolicyLinks
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Answers:
         refusals: Refusals,
         challenges: Challenges,
         limits_url: str,
+        links: PolicyLinks,
     ) -> None:
         self._routes = routes
         self._checks = checks
@@ -55,6 +57,7 @@ class Answers:
         self._refusals = refusals
         self._challenges = challenges
         self._limits_url = limits_url
+        self._links = links
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = scope[CONTEXT] = scope[CLIENT].context = self._context(scope)
@@ -96,8 +99,8 @@ class Answers:
         if send is not None:
             if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
                 refusal.details["limits_url"] = self._limits_url
-            if shape.page is not None:
-                await shape.page(scope, send, refusal)
+            refusal = self._links.told(refusal)
+            if shape.page is not None and await shape.page(scope, send, refusal):
                 return
             challenge = self._challenges.of(refusal, scope["path"], context.caller)
             await send_error(send, refusal, shape.wording(refusal, context), challenge)

@@ -42,6 +42,7 @@ from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, 
 from mcp_gateway.core.oauth_settings import OAuthSettings
 from mcp_gateway.core.oidc_settings import OidcSettings
 from mcp_gateway.core.optimization import AUTO, MODE_ALIASES, MODES, Mode, MovedByFeedback, mode_named
+from mcp_gateway.core.policy_links import PolicyLinks, PolicyUrl, SupportContact
 from mcp_gateway.core.prices import Price, Rates, Tier
 from mcp_gateway.core.prompt_tasks import TASKS, PromptTask, task_named
 from mcp_gateway.core.provider_settings import ProviderSettings
@@ -1002,6 +1003,12 @@ class Settings(Section):
     """Answer every new request 503 `maintenance`."""
     incident: Line | None = Field(default=None, min_length=1, examples=["Answers are slow: one server is down."])
     """Text for people that the public status, GET /stats, shows beside the facts."""
+    terms_url: PolicyUrl | None = Field(default=None, examples=["https://example.com/terms"])
+    """Your terms of use: shown on pages and in /openapi.json, and told to whom `content_policy` refuses."""
+    privacy_url: PolicyUrl | None = Field(default=None, examples=["https://example.com/privacy"])
+    """Your privacy policy: shown on pages and in /openapi.json."""
+    support_contact: SupportContact | None = Field(default=None, examples=["help@example.com"])
+    """An e-mail or https address: shown there too, and told beside what is not allowed, our failures and limits."""
     metrics_token: Secret | None = Field(default=None, examples=["a-long-random-token"])
     """Bearer token for /metrics from elsewhere than loopback; without it, loopback only."""
     operator_token: Secret | None = Field(default=None, examples=["another-long-random-token"])
@@ -1114,6 +1121,10 @@ class Settings(Section):
         if self.oidc.audiences or not self.oidc.is_configured:
             return self.oidc.audiences
         return tuple(f"{self.public_url}{below}" for below in _AUDIENCES)
+
+    @property
+    def policy_links(self) -> PolicyLinks:
+        return PolicyLinks(self.terms_url, self.privacy_url, self.support_contact)
 
     @property
     def warnings(self) -> tuple[str, ...]:

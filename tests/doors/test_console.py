@@ -1,7 +1,7 @@
 """The console without a browser: who sees which page, what a form does, and what is told once."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from html import unescape
 from itertools import count
 from typing import Any
@@ -293,6 +293,49 @@ async def test_a_list_goes_on_where_a_page_ends_and_a_script_is_given_its_part(r
     assert page.strip().startswith('<div id="key-table">')
     older = unescape(re.findall(r'href="([^"]+)" rel="next"', page)[0])
     assert (await reader.get(f"/console/keys{older}")).text.count("key number") == 1
+
+
+# Pages that are not there, and those that fail
+
+
+@pytest.mark.parametrize(
+    "path", ["/console/nowhere", "/console/admin/users", "/status/nowhere", "/console/keys/key_none"]
+)
+async def test_what_is_not_there_is_told_by_a_page(reader: Reader, path: str) -> None:
+    page = await reader.get(path, accept="text/html")
+    assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "<h1>Not Found</h1>" in page.text
+    assert '<header class="top">' in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+async def test_beside_the_status_page_a_program_is_told_in_json(door: Door) -> None:
+    assert (await door.http.get("/status/nowhere")).json()["error"]["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize("path", ["/console/keys", "/status"])
+async def test_a_failure_of_ours_is_a_page_with_the_id_to_report(
+    door: Door, reader: Reader, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("http_api.console.templates._theme_in", broken_once())
+        page = await reader.get(path)
+    assert page.status_code == 500
+    assert "<h1>Internal Server Error</h1>" in page.text
+    assert f"request {page.headers['x-request-id']}" in page.text
+    assert "secret detail" not in page.text
+    door.errors.clear()
+
+
+def broken_once() -> Callable[[Any], None]:
+    """Fails where a page is written, and not where its failure is told."""
+    left = [RuntimeError("secret detail")]
+
+    def theme(_scope: Any) -> None:
+        if left:
+            raise left.pop()
+
+    return theme
 
 
 # Forms

@@ -460,6 +460,29 @@ async def test_an_address_comes_back_as_often_as_it_may_sign_in(door: Door, fake
 # Where it is told of
 
 
+async def test_a_browser_that_is_refused_there_sees_a_page_that_says_what_to_do(
+    door: Door, strict: Door, fake: FakeIssuer
+) -> None:
+    browser = {"accept": "text/html,*/*;q=0.8", **fresh_guest()}
+    page = await door.http.get(f"{CALLBACK}?state=<script>", headers=browser)
+    assert (page.status_code, page.headers["content-type"]) == (400, "text/html; charset=utf-8")
+    assert "Begin the sign-in again." in page.text
+    assert 'href="/console/sign-in"' in page.text
+    assert "<script>" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert (page.headers["cache-control"], page.headers["vary"]) == ("no-store", "Accept")
+    fake.told = {"authorization_endpoint": None}
+    await oidc_of(door).issuer.read()
+    absent = await door.http.get(START, headers=browser)
+    assert absent.status_code == 503
+    assert re.search(r"Wait \d+ seconds, then sign in again\.", absent.text)
+    assert len(errors_of(door, strict)) == 1
+    fake.told = {}
+    await oidc_of(door).issuer.read()
+    told = await door.http.get(f"{CALLBACK}?state=x", headers={"accept": "application/json", **fresh_guest()})
+    assert error_of(told)["code"] == "sign_in_failed"
+
+
 async def test_the_welcome_and_the_console_lead_there(door: Door, strict: Door) -> None:
     for one in (door, strict):
         assert (await one.http.get("/")).json()["sign_in"] == START

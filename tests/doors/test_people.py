@@ -6,7 +6,7 @@ import hmac
 import io
 import json
 import logging
-import shlex
+import re
 from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
@@ -947,12 +947,13 @@ async def test_the_secret_of_the_first_administrator_is_shown_to_a_terminal_alon
         secret = await first_secret(door.gateway, Terminal())
         assert secret is not None
         greeting = _greeting(door.gateway, door.url, "", secret)
-        line = next(line for line in greeting.splitlines() if "/auth/register" in line)
-        body = json.loads(shlex.split(line)[-1]) | {"password": PASSWORD}
-        made = await post(door, "/auth/register", body)
+        link = next(line.strip() for line in greeting.splitlines() if "/console/register?token=" in line)
+        page = await door.http.get(link)
+        token = re.findall(r'name="token" type="text" value="([^"]+)"', page.text)[0]
+        made = await post(door, "/auth/register", {"token": token, "email": email(), "password": PASSWORD})
         assert (made.status_code, made.json()["user"]["administrator"]) == (201, True)
         assert await first_secret(door.gateway, Terminal()) is None
-        assert "/auth/register" not in _greeting(door.gateway, door.url, "")
+        assert "/register" not in _greeting(door.gateway, door.url, "")
         owner = f"Bearer {made.json()['token']}"
         door.http.cookies.clear()
         closed = await post(door, "/auth/invitations", authorization=owner)

@@ -170,7 +170,9 @@ def _described(gateway: Gateway, run: Endpoints, console: Console, *, base_url: 
     def serves_guests() -> bool:
         return gateway.settings.guests.enabled
 
-    reference = Reference(lambda: document.as_object(), partial(_prefix_of, gateway), serves_guests=serves_guests)
+    reference = Reference(
+        lambda: document.as_object(), partial(_prefix_of, gateway), console.write_page, serves_guests=serves_guests
+    )
     document = Document(
         [*operations, reference.row],
         version=gateway.version,

@@ -1,64 +1,31 @@
-"""GET /docs: the reference as one page without scripts, written from the document that /openapi.json is.
+"""GET /docs: the reference as one page of the console's look, written from the document that /openapi.json is.
 
-Nothing is said here of any operation. Links lead within the page or beside it, so that any path prefix will do.
+Nothing is said here of any operation. Links of its own lead within the page or beside it.
 """
 
 import re
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterable
-from hashlib import sha256
 from html import escape
 from typing import Any
 
 import orjson
+from markupsafe import Markup
 
-from http_api.operations import Access, Answered, AnyOperation, Asked, Nothing, page_at_root
+from http_api.operations import Access, Answered, AnyOperation, Asked, Nothing, WritePage, page_at_root
 from http_api.query import AnyQuery
+from http_api.rendering import HTML
 from mcp_gateway.core.errors import TABLE
 
 Json = dict[str, Any]
 KeyPrefix = Callable[[str], Awaitable[str]]
 """The part of a key, by its id, that tells its owner which it is."""
 
-_TYPE = "text/html; charset=utf-8"
 _NO_KEY = "gw_live_..."
 _KEY_HERE = "\0"
 """Where the reader's key stands in the page that is kept; no text of it has one."""
 _CODE = re.compile(r"`([^`]+)`")
 _FURTHER = re.compile(r"_(?:v1|inference|root)$")
 """At the end of an operation's name, where the same is under a further prefix."""
-_STYLE = """
-:root { color-scheme: light dark; --line: light-dark(#d0d4da, #3a4048); --soft: light-dark(#f3f5f7, #1b1f24);
-  --link: light-dark(#0550ae, #79b8ff); }
-* { box-sizing: border-box; }
-body { margin: 0; font: 1rem/1.5 system-ui, sans-serif;
-  color: light-dark(#16191d, #e3e6ea); background: light-dark(#fff, #101316); }
-main { max-width: 64rem; margin: 0 auto; padding: 1rem; }
-a { color: var(--link); }
-h2 { margin-top: 3rem; border-bottom: 1px solid var(--line); }
-h3 { margin: 2.5rem 0 .25rem; font-size: 1.05rem; overflow-wrap: anywhere; scroll-margin-top: 1rem; }
-h3 a { color: inherit; text-decoration: none; }
-h3 a:hover, h3 a:focus { text-decoration: underline; }
-nav ul { columns: 20rem; padding: 0; list-style: none; }
-nav li { break-inside: avoid; overflow-wrap: anywhere; }
-code, pre { font-family: ui-monospace, monospace; font-size: .875rem; }
-pre { background: var(--soft); border: 1px solid var(--line); border-radius: .3rem; padding: .75rem; overflow-x: auto; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem; }
-caption { text-align: left; font-weight: 600; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); }
-td { overflow-wrap: anywhere; }
-th:first-child, td:first-child { min-width: 9rem; }
-"""
-_CSP = (
-    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_HEADERS = (
-    (b"content-security-policy", _CSP.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
 
 
 class Reference:
@@ -67,10 +34,16 @@ class Reference:
     """
 
     def __init__(
-        self, describe: Callable[[], Json], key_prefix: KeyPrefix, *, serves_guests: Callable[[], bool]
+        self,
+        describe: Callable[[], Json],
+        key_prefix: KeyPrefix,
+        write_page: WritePage,
+        *,
+        serves_guests: Callable[[], bool],
     ) -> None:
         self._describe = describe
         self._key_prefix = key_prefix
+        self._write_page = write_page
         self._serves_guests = serves_guests
         self._pages: dict[bool, str] = {}
         """By whether guests are served, which may change."""
@@ -81,13 +54,14 @@ class Reference:
             bytes,
             self.get,
             access=Access.PUBLIC,
-            media_types=(_TYPE,),
+            media_types=(HTML,),
         )
 
-    async def get(self, asked: Asked[AnyQuery, Nothing]) -> Answered[bytes]:
+    async def get(self, asked: Asked[AnyQuery, Nothing]) -> Answered[Any]:
         key_id = asked.caller.key_id
         shown = _NO_KEY if key_id is None else f"{await self._key_prefix(key_id)}..."
-        return Answered(self._page().replace(_KEY_HERE, escape(shown)).encode(), headers=_HEADERS)
+        body = Markup(self._page().replace(_KEY_HERE, escape(shown)))  # noqa: S704 - escaped where it is written
+        return await self._write_page("reference.html", {"body": body}, asked)
 
     def _page(self) -> str:
         serves_guests = self._serves_guests()
@@ -112,12 +86,7 @@ def _page_of(document: Json) -> str:
         "<h2 id='errors'>Errors</h2>",
         _errors(),
     ]
-    return (
-        "<!doctype html>\n<html lang='en'>\n<meta charset='utf-8'>\n"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>{escape(info['title'])}: reference</title>\n<style>{_STYLE}</style>\n"
-        f"<main>\n{chr(10).join(parts)}\n</main>\n</html>\n"
-    )
+    return "\n".join(parts)
 
 
 def _operations_in(document: Json) -> list[tuple[str, list[str], Json]]:
@@ -136,8 +105,9 @@ def _contents(operations: Iterable[tuple[str, list[str], Json]]) -> str:
         for method, paths, told in operations
     )
     return (
-        f"<nav aria-label='Operations'><ul>{''.join(links)}</ul><p><a href='#operations'>Operations</a>, "
-        "<a href='#schemas'>schemas</a>, <a href='#errors'>errors</a></p></nav>"
+        f"<div role='navigation' aria-label='Operations'><ul class='contents'>{''.join(links)}</ul>"
+        "<p><a href='#operations'>Operations</a>, <a href='#schemas'>schemas</a>, <a href='#errors'>errors</a></p>"
+        "</div>"
     )
 
 
@@ -150,7 +120,8 @@ def _operation(method: str, paths: list[str], told: Json, base_url: str, compone
             f"<p>{_prose(told['summary'])}{further} {_who_may(told['security'])}</p>",
             _table("Parameters", ("name", "type", "meaning"), map(_parameter_row, told.get("parameters", ()))),
             _body(told, components),
-            f"<pre><code>{_curl(method, paths[0], told, base_url, components)}</code></pre>",
+            "<pre tabindex='0' aria-label='As a command'><code>"
+            f"{_curl(method, paths[0], told, base_url, components)}</code></pre>",
             _table("Answers", ("status", "body", "meaning"), map(_answer_row, told["responses"].items())),
             "</section>",
         )
@@ -288,7 +259,7 @@ def _table(caption: str, headings: Iterable[str], rows: Iterable[tuple[str, ...]
         return ""
     head = "".join(f"<th scope='col'>{heading}</th>" for heading in headings)
     table = f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div class='wide' tabindex='0'>{table}</div>"
+    return f"<div class='scroll'>{table}</div>"
 
 
 def _list(names: Iterable[str]) -> str:

@@ -59,6 +59,10 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_console_admin_books.py",
                 "tests/console/test_admin.py",
             ],
+            "Every page is for those whom it is for, is small, shows text as text and times as UTC, and works without scripts and by the keyboard.": [
+                "tests/doors/test_console_every_page.py",
+                "tests/console/test_every_page.py",
+            ],
             "Terms, privacy policy and support are named on pages, in the document and in refusals, and a browser gets pages where a program gets JSON.": [
                 "tests/doors/test_policy_links.py",
             ],

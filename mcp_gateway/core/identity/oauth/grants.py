@@ -109,7 +109,7 @@ class RefreshGrant(Write[GrantExchange]):
 
 @dataclass(frozen=True, slots=True)
 class GrantByToken(Read[OAuthGrant | None]):
-    """By the digest of an access token, or of what a grant's refresh tokens begin with."""
+    """By the digest of its code, of an access token, or of what its refresh tokens begin with."""
 
     sha256: bytes
 

@@ -40,8 +40,7 @@ def is_on_this_computer(address: str) -> bool:
 def host_of(address: str) -> str:
     """Of an address that was checked, with a port that is not the usual one."""
     read = _ADDRESS.fullmatch(address)
-    if read is None:
-        return ""
+    assert read is not None
     return read["host"].lower() + (f":{read['port']}" if read["port"] else "")
 
 

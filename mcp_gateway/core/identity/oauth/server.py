@@ -218,6 +218,7 @@ class OAuthServer:
         self, client: OAuthClient, *, code: str, redirect_uri: str, verifier: str, resource: str | None
     ) -> GrantedTokens:
         """Tokens for a code. Raises OAuthRefusal."""
+        await self._check_known(digest_of(code))
         access, refresh, now_ms = new_access_token(), first_refresh_token(), self._now_ms()
         exchange = await self._store.write(
             RedeemCode(
@@ -231,6 +232,7 @@ class OAuthServer:
         """Further tokens of a grant, for its refresh token. Raises OAuthRefusal."""
         if not is_refresh_token(refresh_token):
             raise useless()
+        await self._check_known(family_digest_of(refresh_token))
         access, refresh, now_ms = new_access_token(), next_refresh_token(refresh_token), self._now_ms()
         exchange = await self._store.write(
             RefreshGrant(
@@ -239,6 +241,11 @@ class OAuthServer:
             )
         )  # fmt: skip
         return await self._given(exchange, access, refresh, now_ms, "refreshed")
+
+    async def _check_known(self, digest: bytes) -> None:
+        """Raises OAuthRefusal for what is nobody's: whoever guesses makes the one that writes do nothing."""
+        if await self._store.read(GrantByToken(digest)) is None:
+            raise useless()
 
     async def _given(self, exchange: GrantExchange, access: str, refresh: str, now_ms: int, done: str) -> GrantedTokens:
         grant = exchange.grant

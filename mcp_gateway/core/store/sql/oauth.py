@@ -111,7 +111,7 @@ def _keep_access_token(transaction: Transaction, grant: OAuthGrant, sha256: byte
 
 
 def _by_token(rows: Rows, read: GrantByToken) -> OAuthGrant | None:
-    row = rows.first(f"{_GRANT} WHERE family_sha256 = ?", (read.sha256,))
+    row = rows.first(f"{_GRANT} WHERE family_sha256 = ?1 OR code_sha256 = ?1", (read.sha256,))
     row = row or rows.first(f"{_GRANT} WHERE key_id = {_KEY_SHOWN}", (read.sha256,))
     return None if row is None else _read(row)
 

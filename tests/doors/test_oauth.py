@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.identity.oauth.grants import CODE_MS
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.ids import now_ms
@@ -179,6 +180,23 @@ def pass_time(door: Door) -> Any:
     later = Later(door)
     yield later
     later(0)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({}, "needs public_url"),
+        ({"public_url": "http://gateway.example"}, "needs public_url, in https or on this machine"),
+        ({"public_url": PUBLIC, "oidc": {"issuer": "https://id.example"}}, "without oidc.issuer"),
+    ],
+)
+async def test_it_is_refused_where_clients_could_be_misled(settings: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        Settings.model_validate(settings | {"oauth": {"enabled": True}})
+    Settings.model_validate({"public_url": "http://127.0.0.1:8080", "oauth": {"enabled": True}})
 
 
 # Where everything is

@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from mcp_gateway.core.errors import Code, GatewayError
 from mcp_gateway.core.web_address import is_web_address
 
-_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}\.[A-Za-z0-9.-]{1,189}")
 _MOST_CHARS = 500
 """Of an address, which stands in messages."""
 _BY_TERMS: frozenset[Code] = frozenset({"content_policy"})

@@ -145,7 +145,7 @@ async def test_limits_are_lowered_and_never_lifted(door: Door) -> None:
         assert error_of(refused)["param"] == name
         refused = await create(door, key, **{name: value})
         assert refused.status_code == 403
-    assert (await door.get("/v1/limits", key)).json()["in_flight"] == {"limit": 1}
+    assert (await door.get("/v1/limits", key)).json()["in_flight"] == {"limit": 1, "running": 0}
 
 
 async def test_a_new_key_has_the_limits_of_the_one_that_made_it(door: Door) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
@@ -13,8 +14,8 @@ import pytest_asyncio
 
 from http_api.console.pages import status as pages
 from http_api.console.pages.status import _chosen, _described, _runs
-from http_api.status import ShownComponent, StatusDoor
-from mcp_gateway.core.observe.status_board import SHOWN_DAYS, Component, ComponentDay, ComponentPast
+from http_api.status import ShownComponent, StatusDoor, _badge
+from mcp_gateway.core.observe.status_board import SHOWN_DAYS, Component, ComponentDay, ComponentPast, ComponentState
 from mcp_gateway.core.service_notice import SwitchMaintenance, TellIncident
 from tests.databases import store_of
 from tests.patience import PATIENCE_S, eventually
@@ -150,6 +151,43 @@ async def test_who_has_an_answer_already_is_not_sent_it_again(door: Door, path: 
         again = await door.http.get(path, headers={"if-none-match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
     assert (await door.http.get(path, headers={"if-none-match": '"x"'})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/status/summary.json", "/status/history.atom", "/status/badge.svg"])
+async def test_asked_for_the_head_alone_it_tells_the_same_without_the_body(door: Door, path: str) -> None:
+    whole = await door.http.get(path)
+    tag = whole.headers["etag"]
+    head = await door.http.head(path)
+    assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", tag)
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    known = await door.http.head(path, headers={"if-none-match": tag})
+    assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", tag)
+
+
+@pytest.mark.parametrize("state", ["operational", "degraded", "down", "maintenance"])
+async def test_the_badge_is_an_image_that_says_the_state_in_a_word(state: ComponentState) -> None:
+    svg = Xml.fromstring(_badge(state))
+    assert svg.tag == "{http://www.w3.org/2000/svg}svg"
+    assert (svg.get("role"), svg.get("aria-label")) == ("img", f"status: {state}")
+    words = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert words == ["status", state]
+
+
+async def test_the_feed_of_the_history_has_what_atom_asks_for(door: Door) -> None:
+    async with told(door, TEXT):
+        pass
+    atom = "{http://www.w3.org/2005/Atom}"
+    feed = Xml.fromstring((await door.http.get("/status/history.atom")).text)
+    entries = feed.findall(f"{atom}entry")
+    for part in (feed, *entries):
+        for name in ("id", "title", "updated"):
+            (only,) = part.findall(f"{atom}{name}")
+            assert only.text
+        assert datetime.fromisoformat(part.findtext(f"{atom}updated", "")).tzinfo is not None
+    assert feed.findtext(f"{atom}author/{atom}name")
+    assert {link.get("rel") for link in feed.findall(f"{atom}link")} == {"self", "alternate"}
+    ids = [entry.findtext(f"{atom}id") for entry in entries]
+    assert len(set(ids)) == len(ids) > 0
 
 
 async def test_an_open_page_is_told_of_a_change(door: Door) -> None:

@@ -13,6 +13,8 @@ from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
 from mcp_gateway.core.engine import Engine, Scan, Write
 
 SHOWN_DAYS = 90
+_SET_BACK_MINUTES = 60
+"""A clock set back by less comes again to minutes that were counted; one set back by more was wrong before."""
 
 ComponentState = Literal["operational", "degraded", "down", "maintenance"]
 
@@ -85,9 +87,10 @@ class StatusBoard:
     def note_minute(self) -> "asyncio.Future[None] | None":
         """Count how everything is for the present minute; None where that was counted already, or nothing counts."""
         now_ms = self._now_ms()
-        if now_ms // MINUTE_MS <= self._noted_minute:
+        minute = now_ms // MINUTE_MS
+        if 0 <= self._noted_minute - minute < _SET_BACK_MINUTES:
             return None
-        self._noted_minute = now_ms // MINUTE_MS
+        self._noted_minute = minute
         counted = tuple((one.id, one.state) for one in self._look() if one.state != "maintenance")
         if not counted:
             return None

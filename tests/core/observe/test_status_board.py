@@ -78,6 +78,32 @@ async def test_a_day_goes_on_after_a_restart_and_is_forgotten_after_ninety(tmp_p
     await store.close()
 
 
+async def test_days_in_which_it_did_not_run_are_unknown_and_not_down(tmp_path: Path) -> None:
+    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
+    house = House(store)
+    await house.note()
+    again = House(store)
+    again.now_ms = house.now_ms + 3 * DAY_MS
+    await again.board.restore()
+    await again.note()
+    past = again.board.past_of("api")
+    assert past.days[-5:] == [None, ComponentDay(1), None, None, ComponentDay(1)]
+    assert past.up_share == 1
+    await store.close()
+
+
+async def test_a_clock_that_was_far_ahead_and_is_set_right_counts_on(tmp_path: Path) -> None:
+    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
+    house = House(store)
+    await house.note(later_ms=2 * DAY_MS)
+    assert not await house.note(later_ms=-59 * MINUTE_MS)
+    assert await house.note(later_ms=-2 * DAY_MS)
+    assert await house.note()
+    assert not await house.note(later_ms=0)
+    assert house.board.past_of("api").days[-1] == ComponentDay(2)
+    await store.close()
+
+
 async def test_it_looks_every_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
     house = House(store)

@@ -66,6 +66,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     for place in (case.query, case.path_parameters, case.body):
         if isinstance(place, dict):
             _make_known(place)
+    if isinstance(case.body, dict):
+        _ask_something(case.body)
     if case.headers and "Idempotency-Key" in case.headers:
         case.headers["Idempotency-Key"] = uuid.uuid4().hex  # one that is sent again is for the same request alone
 
@@ -75,8 +77,6 @@ def _make_known(place: dict[str, Any]) -> None:
         place.pop(name, None)
     if place.keys() & {"messages", "prompt"}:
         place.setdefault("model", None)
-    if "model" in place and not place.keys() & ASKED:
-        place |= {"prompt": TEXT, "input": TEXT}
     for name in place.keys() & KNOWN.keys():
         place[name] = KNOWN[name]
     if "email" in place:
@@ -84,3 +84,9 @@ def _make_known(place: dict[str, Any]) -> None:
     for first, second in ONE_OF:
         if first in place:
             place.pop(second, None)
+
+
+def _ask_something(body: dict[str, Any]) -> None:
+    """What a model is asked, where the schema lets it be left out; a filter by model asks nothing."""
+    if "model" in body and not body.keys() & ASKED:
+        body |= {"prompt": TEXT, "input": TEXT}

@@ -58,7 +58,8 @@ def _watch_starts(event: str, arguments: object) -> None:
         raise AssertionError("a test that starts a program is marked: @pytest.mark.program")
 
 
-sys.addaudithook(_watch_starts)
+if sys.gettrace() is None:  # with a hook, CPython 3.11 may fail to begin a second thread's trace, and so the thread
+    sys.addaudithook(_watch_starts)
 
 
 @pytest.hookimpl(wrapper=True)

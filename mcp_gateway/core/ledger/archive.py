@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from mcp_gateway.core.batches import in_batches
 from mcp_gateway.core.engine import Engine, Scan, Write
 from mcp_gateway.core.ledger.closing import Closing
 
@@ -75,8 +76,8 @@ class LedgerArchive:
         await self._store.write(BeginArchive(through_id))
         removed = 0
         while ids := await self._ids(before_month, through_id):
-            for first in range(0, len(ids), _REMOVED_AT_ONCE):
-                removed += await self._store.write(RemoveEntries(ids[first : first + _REMOVED_AT_ONCE]))
+            for some in in_batches(ids, _REMOVED_AT_ONCE):
+                removed += await self._store.write(RemoveEntries(some))
                 await asyncio.sleep(self._rest_s)
         return removed
 

@@ -7,17 +7,16 @@ counts in the month that is open then, whatever the clock says.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
+from mcp_gateway.core.batches import in_batches
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.engine import Engine, Scan, Write
 from mcp_gateway.core.ledger.entries import Discrepancies
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _FIRST_S = 120.0
 _INTERVAL_S = 3600.0
@@ -161,7 +160,7 @@ class Closing:
     async def _close(self, due: DueMonth) -> bool:
         sums = await self._store.read(SumsOfEntries(due))
         await self._step(ForgetSums(due.month))
-        for some in _in_parts(sums, _SUMS_AT_ONCE):
+        for some in in_batches(sums, _SUMS_AT_ONCE):
             await self._step(KeepSums(due.month, some))
         if await self._store.read(SumsOfMonth(due.month)) != sums:
             logger.critical("the sums of %s were not kept as they are, so that it is not closed", due.month)
@@ -173,7 +172,3 @@ class Closing:
     async def _step(self, write: Write[None]) -> None:
         await self._store.write(write, is_durable=False)
         await asyncio.sleep(self._rest_s)
-
-
-def _in_parts(rows: Sequence[T], size: int) -> list[tuple[T, ...]]:
-    return [tuple(rows[first : first + size]) for first in range(0, len(rows), size)]

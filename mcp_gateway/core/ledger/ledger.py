@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
+from mcp_gateway.core.batches import in_batches
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.engine import DatabaseError, Engine, unavailable
 from mcp_gateway.core.errors import GatewayError
@@ -368,8 +369,7 @@ class Ledger:
     async def _return(self, account_id: str, over: Sequence[str]) -> int:
         """Thousands some at a time, since others wait for the writer."""
         returned_nano = 0
-        for start in range(0, len(over), _MOST_RETURNED_AT_ONCE):
-            some = tuple(over[start : start + _MOST_RETURNED_AT_ONCE])
+        for some in in_batches(over, _MOST_RETURNED_AT_ONCE):
             returned_nano += await self._store.write(ReturnLeases(account_id, some))
         return returned_nano
 

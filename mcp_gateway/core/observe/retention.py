@@ -8,10 +8,11 @@ ledger and the audit log, which only grow.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
+from mcp_gateway.core.batches import in_batches
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.engine import Engine, Scan, Write
 
@@ -132,13 +133,13 @@ class Retention:
 
     async def _forget_rows(self, kind: Over, before_ms: int) -> None:
         while names := await self._store.read(RowsOver(kind, before_ms, _LOOKED_UP)):
-            for some in _in_parts(names):
+            for some in in_batches(names, _AT_ONCE):
                 await self._step(ForgetRows(kind, before_ms, some))
 
     async def _forget_requests(self, before_ms: int) -> int:
         forgotten, account_id = 0, ""
         while places := await self._store.read(OldRequests(before_ms, account_id, _LOOKED_UP)):
-            for some in _in_parts(places):
+            for some in in_batches(places, _AT_ONCE):
                 forgotten += await self._step(ForgetRequests(some))
             account_id = places[-1].account_id
         return forgotten
@@ -155,7 +156,3 @@ class Retention:
         outcome = await self._store.write(write, is_durable=False)
         await asyncio.sleep(self._rest_s and self._rest_s + _RESTS * (time.perf_counter() - began_s))
         return outcome
-
-
-def _in_parts(rows: Sequence[T]) -> list[tuple[T, ...]]:
-    return [tuple(rows[first : first + _AT_ONCE]) for first in range(0, len(rows), _AT_ONCE)]

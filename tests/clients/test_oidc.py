@@ -12,11 +12,12 @@ import httpx2
 import jwt
 import pytest
 from mcp import Client
-from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, TokenStorage
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from mcp.shared.auth import OAuthClientMetadata, OAuthToken
 
 from mcp_gateway.core.identity.oidc.browser_sign_in import CALLBACK, START
+from tests.client_memory import ClientMemory
 from tests.clients.oidc_provider import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -76,25 +77,6 @@ async def opened_to_browsers(
             await door.nothing_is_left()
 
 
-class Memory(TokenStorage):
-    """What a client keeps, for as long as a test."""
-
-    tokens: OAuthToken | None = None
-    client: OAuthClientInformationFull | None = None
-
-    async def get_tokens(self) -> OAuthToken | None:
-        return self.tokens
-
-    async def set_tokens(self, tokens: OAuthToken) -> None:
-        self.tokens = tokens
-
-    async def get_client_info(self) -> OAuthClientInformationFull | None:
-        return self.client
-
-    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        self.client = client_info
-
-
 class SignedIn:
     """An MCP client that was told our address, and whose person, of this name, says yes to whatever it asks for.
 
@@ -102,7 +84,7 @@ class SignedIn:
     """
 
     def __init__(self, url: str, provider: OidcProvider, name: str) -> None:
-        self.url, self.kept = url, Memory()
+        self.url, self.kept = url, ClientMemory()
         self.asked_for: list[str] = []
         self.seen: list[tuple[str, str, int]] = []
         self._issuer, self._name, self._back = provider.issuer, name, ""

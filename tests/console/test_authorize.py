@@ -14,13 +14,15 @@ import orjson
 import pytest
 import pytest_asyncio
 from mcp import Client
-from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, TokenStorage
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from mcp.shared.auth import OAuthClientMetadata
 from playwright.async_api import expect
 
+from tests.client_memory import ClientMemory
 from tests.console.browser import LOOKS, Watched, watched_page
 from tests.console.house import PASSWORD, House, open_house
+from tests.listening import streams
 from tests.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -52,12 +54,9 @@ class Back:
     @contextlib.asynccontextmanager
     async def served(cls) -> AsyncIterator["Back"]:
         back = cls()
-        server = await asyncio.start_server(back._answer, "127.0.0.1", 0)
-        back.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/callback"
-        try:
+        async with streams(back._answer) as port:
+            back.address = f"http://127.0.0.1:{port}/callback"
             yield back
-        finally:
-            server.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -70,26 +69,6 @@ class Back:
         )
         writer.write(body)
         await writer.drain()
-        writer.close()
-
-
-class Memory(TokenStorage):
-    """What a client keeps, for as long as a test."""
-
-    tokens: OAuthToken | None = None
-    client: OAuthClientInformationFull | None = None
-
-    async def get_tokens(self) -> OAuthToken | None:
-        return self.tokens
-
-    async def set_tokens(self, tokens: OAuthToken) -> None:
-        self.tokens = tokens
-
-    async def get_client_info(self) -> OAuthClientInformationFull | None:
-        return self.client
-
-    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        self.client = client_info
 
 
 def described(back: Back) -> OAuthClientMetadata:
@@ -115,7 +94,7 @@ async def let_in(watched: Watched, house: House, address: str, decision: str = "
 async def test_a_client_that_knows_the_address_alone_is_let_in_by_a_browser_and_calls_a_tool(
     house: House, era: Era, way: str
 ) -> None:
-    door, kept = house.door, Memory()
+    door, kept = house.door, ClientMemory()
     async with Back.served() as back, watched_page(house.browser, house.door.url) as watched:
 
         async def fetch(_url: str, _asked_by: str) -> bytes:

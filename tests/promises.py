@@ -75,9 +75,6 @@ AREAS: dict[str, Area] = {
                 "tests/console/test_wheel.py",
                 "tests/doors/test_prefix.py",
             ],
-            "All but what lives works where a browser runs no scripts, and by the keyboard alone.": [
-                "tests/console/test_without_scripts.py",
-            ],
         },
     ),
     "Administration": Area(

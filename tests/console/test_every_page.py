@@ -10,6 +10,7 @@ from playwright.async_api import Page, expect
 
 from tests.console.browser import watched_page
 from tests.console.house import House, open_house
+from tests.console.test_looks import OPEN, SIGNED_IN, address_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 LINKS = {
@@ -25,7 +26,8 @@ _FEW_SECTIONS = """() => {
 _FOCUSED = """() => {
   const one = document.activeElement, style = getComputedStyle(one), box = one.getBoundingClientRect();
   return {
-    name: one.textContent.trim(), outline: style.outlineStyle, width: parseFloat(style.outlineWidth),
+    name: one.textContent.trim(), id: one.id, isWhole: one === document.body || one.id === "main",
+    outline: style.outlineStyle, width: parseFloat(style.outlineWidth),
     isSeen: box.width > 0 && box.bottom > 0 && box.top < innerHeight,
     isMenu: !!one.closest("header.top"), isMain: !!one.closest("main"), isOpenDialog: !!one.closest("dialog[open]"),
   };
@@ -45,7 +47,7 @@ async def test_all_of_it_works_with_scripts_switched_off(house: House) -> None:
         await page.get_by_role("link", name="Console").click()
         await page.wait_for_url("**/console/sign-in?**")
         await house.sign_in(watched)
-        await _make_change_and_revoke_a_key(page)
+        await _make_change_rotate_and_revoke_a_key(page, house)
         await _filter(page)
         await page.goto("/console/wallet")
         await expect(page.get_by_role("heading", name="Ledger")).to_be_visible()
@@ -65,24 +67,37 @@ async def test_all_of_it_works_with_scripts_switched_off(house: House) -> None:
         assert [one for one in watched.complaints if not re.match(r"failed: \S+\.js csp ", one)] == []
 
 
-async def _make_change_and_revoke_a_key(page: Page) -> None:
+async def _make_change_rotate_and_revoke_a_key(page: Page, house: House) -> None:
     await page.get_by_role("link", name="Create key").click()
     await page.get_by_label("Name", exact=True).fill("plain")
     await page.get_by_role("button", name="Create key").click()
     await expect(page.locator("#raw-key")).to_contain_text("gw_live_")
+    raw: str = await page.locator("#raw-key").inner_text()
+    assert (await house.door.chat(raw, model="demo/echo")).status_code == 200
+    await house.door.gateway.ledger._store.flushed()
     await page.get_by_role("link", name="Done").click()
     await page.get_by_role("link", name="plain", exact=True).click()
     await page.get_by_label("Name", exact=True).fill("plainer")
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_role("status").first).to_contain_text("Changed")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("plainer")
+    await page.get_by_role("button", name="Rotate").click()
+    await expect(page.locator("#raw-key")).to_contain_text("gw_live_")
+    assert (await house.door.chat(raw, model="demo/echo")).status_code == 401
+    raw = await page.locator("#raw-key").inner_text()
+    await page.get_by_role("link", name="Done").click()
+    await page.get_by_role("link", name="plainer", exact=True).click()
     await page.get_by_role("button", name="Revoke…").click()
     dialog = page.get_by_role("dialog")
     await expect(dialog).to_be_visible()
     await dialog.get_by_role("button", name="Keep it").click()
     await expect(dialog).to_be_hidden()
+    assert (await house.door.chat(raw, model="demo/echo")).status_code == 200
+    await house.door.gateway.ledger._store.flushed()
     await page.get_by_role("button", name="Revoke…").click()
     await dialog.get_by_role("button", name="Revoke").click()
     await page.wait_for_url("**/console/keys")
+    assert (await house.door.chat(raw, model="demo/echo")).status_code == 401
     await page.get_by_label("Show").select_option("revoked")
     await page.get_by_role("button", name="Show").click()
     await expect(page.locator("tbody tr")).to_have_count(1)
@@ -96,10 +111,31 @@ async def _filter(page: Page) -> None:
     await page.wait_for_url("**status=404**")
     await expect(page.locator("tbody tr")).to_have_count(1)
     await page.goto("/console/usage")
+    await page.locator("#range").select_option("7d")
     await page.locator("#by").select_option("key")
     await page.get_by_role("button", name="Show").click()
     await page.wait_for_url("**by=key**")
     await expect(page.locator(".legend")).to_contain_text("the laptop")
+    await expect(page.locator("dl.tiles div", has_text="Requests")).to_contain_text("5")
+    await page.goto("/console/models")
+    await page.locator("#text").fill("echo")
+    await page.get_by_role("button", name="Show").click()
+    await page.wait_for_url("**text=echo**")
+    await expect(page.locator("main")).to_contain_text("demo/echo")
+    await expect(page.locator("main")).not_to_contain_text("demo/paced")
+
+
+async def test_every_page_shows_what_it_is_about_with_scripts_switched_off(house: House) -> None:
+    async with watched_page(house.browser, house.door.url, java_script_enabled=False) as watched:
+        page = watched.page
+        for path in OPEN:
+            await page.goto(path)
+            await expect(page.locator("main h1").first).to_be_visible()
+        await house.sign_in(watched)
+        for path in SIGNED_IN:
+            await page.goto(await address_of(house, path))
+            await expect(page.locator("main h1").first).to_be_visible()
+            assert await page.locator("[hidden]:visible").count() == 0, path
 
 
 async def test_a_page_is_walked_by_the_keyboard_alone(house: House) -> None:
@@ -132,6 +168,60 @@ async def test_a_page_is_walked_by_the_keyboard_alone(house: House) -> None:
         await page.keyboard.press("Enter")
         await page.keyboard.press("Tab")
         assert (await page.evaluate(_FOCUSED))["name"] == "Create key", "the menu was skipped"
+
+
+async def test_a_key_is_made_and_revoked_by_the_keyboard_alone(house: House) -> None:
+    async with watched_page(house.browser, house.door.url) as watched:
+        page = watched.page
+        await house.sign_in(watched)
+        await page.reload()
+        await page.keyboard.press("Tab")
+        assert await focused(page) == "Skip to content"
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**#main")
+        await tab_to(page, "Create key")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/console/keys/new")
+        await tab_to(page, "name")
+        await page.keyboard.type("by the keyboard")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#raw-key")).to_contain_text("gw_live_")
+        assert await focused(page) == "Copy"
+        await tab_to(page, "Done")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("API keys")
+        await tab_to(page, "by the keyboard")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/console/keys/key_*")
+        await tab_to(page, "Revoke…")
+        await page.keyboard.press("Enter")
+        assert await focused(page) == "Keep it"
+        await page.keyboard.press("Escape")
+        await expect(page.locator("dialog[open]")).to_have_count(0)
+        assert await focused(page) == "Revoke…"  # where the question was asked from
+        await page.keyboard.press("Enter")
+        await tab_to(page, "Revoke")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**/console/keys")
+        await expect(page.get_by_role("row", name="by the keyboard")).to_contain_text("revoked")
+        assert await watched.faults() == []
+
+
+async def focused(page: Page) -> str:
+    """What has the focus, which must show, but for the part of the page that a link leads to."""
+    told = await page.evaluate(_FOCUSED)
+    assert told["isWhole"] or (told["outline"] != "none" and told["width"] >= 2), told
+    name: str = told["name"] or told["id"]
+    return name
+
+
+async def tab_to(page: Page, name: str) -> None:
+    """Press Tab until it has the focus, if it has not yet."""
+    passed = []
+    while (here := await focused(page)) != name:
+        passed.append(here)
+        assert len(passed) < 60, passed
+        await page.keyboard.press("Tab")
 
 
 async def test_times_are_told_in_the_reader_s_own_zone_too(house: House) -> None:

@@ -14,6 +14,8 @@ _FIRST_HOUR = (datetime(2020, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(hours=1)
 _LAST_HOUR = (datetime(2100, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(hours=1)
 """Between these, clocks are looked at; there are no older requests."""
 
+_NO_PLACES = ("right/", "posix/", "posixrules", "localtime", "Factory")
+
 
 class ZoneOffset(NamedTuple):
     """How many seconds the clocks of a zone are ahead of UTC in the hours before this one, since the Unix epoch."""
@@ -23,8 +25,14 @@ class ZoneOffset(NamedTuple):
 
 
 def zone_of(name: str) -> tzinfo:
-    """Raises ValueError for a name that this system does not know."""
+    """Raises ValueError for a name that this system does not know, or that is no place's.
+
+    Systems have clocks that count leap seconds beside all others (`right/Europe/Berlin`), whose hours begin in the
+    midst of ours, and a name for what the machine itself is set to.
+    """
     try:
+        if name.startswith(_NO_PLACES):
+            raise ValueError(name)
         return UTC if name == "UTC" else ZoneInfo(name)  # UTC is known without the system's table, too
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(f"there is no time zone '{shown(name)}' here; name one as in Europe/Berlin") from None

@@ -5,7 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from mcp_gateway.core.zones import day_begins_ms, offsets_in, zone_or_utc
+from mcp_gateway.core.zones import day_begins_ms, offsets_in, zone_of, zone_or_utc
+from tests.cases import each
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FROM = (datetime(2023, 1, 1, tzinfo=UTC) - EPOCH) // timedelta(hours=1)
@@ -52,3 +53,11 @@ def test_a_day_begins_with_the_first_full_hour_in_it(name: str, begins: str) -> 
 def test_a_zone_that_is_known_no_more_is_utc() -> None:
     assert zone_or_utc("Mars/Olympus") is UTC
     assert zone_or_utc(None) is UTC
+
+
+@each(
+    "name", ["right/Europe/Berlin", "right/UTC", "posix/Europe/Berlin", "localtime", "Factory", "../UTC", "UTC\0", ""]
+)
+def test_no_zone_is_what_counts_leap_seconds_or_is_the_machine_s(name: str) -> None:
+    with pytest.raises(ValueError, match="there is no time zone"):
+        zone_of(name)

@@ -76,7 +76,6 @@ from mcp_gateway.core.hosts import Hosts, path_of
 from mcp_gateway.core.identity.oidc.browser_sign_in import CALLBACK, FLOW_MS, START
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.json_bounds import JsonBounds
-from mcp_gateway.core.observe.activity import quantile
 from mcp_gateway.core.origins import Origins
 from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.topup_terms import TopupTerms
@@ -197,6 +196,7 @@ def _pages(gateway: Gateway, run: Endpoints, console: Console, base_url: str) ->
         base_url=base_url,
         are_models_public=gateway.settings.public_models,
         is_status_public=gateway.settings.public_stats != "off",
+        are_model_days_public=gateway.settings.public_stats == "full",
         lifecycle=gateway.lifecycle,
         is_shared=gateway.addresses.is_shared,
         takes_passwords=not gateway.settings.oidc.only,
@@ -264,6 +264,7 @@ def _endpoints(
             gateway.published,
             gateway.pool,
             gateway.activity,
+            gateway.model_days,
             lambda: gateway.notices.incident,
             now_ms,
             is_full=settings.public_stats == "full",
@@ -271,7 +272,7 @@ def _endpoints(
         status=StatusDoor(
             gateway.board,
             gateway.notices,
-            lambda: quantile(gateway.activity.last_day().first_tokens_ms, 0.5),
+            gateway.activity,
             now_ms,
             base_url=base_url,
             is_full=settings.public_stats == "full",
@@ -342,7 +343,13 @@ def _admin_endpoints(gateway: Gateway, base_url: str) -> AdminEndpoints:
 
 
 def _models(gateway: Gateway) -> Models:
-    return Models(gateway.published, gateway.auto_model, gateway.pool, takes_image_urls=gateway.settings.fetch_images)
+    return Models(
+        gateway.published,
+        gateway.auto_model,
+        gateway.pool,
+        gateway.model_days,
+        takes_image_urls=gateway.settings.fetch_images,
+    )
 
 
 def _provider_paths(gateway: Gateway) -> ProviderPaths:

@@ -1,6 +1,6 @@
 """GET /models, /models/{id} and /models/{id}/health."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -14,6 +14,7 @@ from http_api.query import AnyQuery
 from http_api.routes import unknown_url
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.catalog import Model, OutputKind, Published
+from mcp_gateway.core.observe.model_days import ModelDay, ModelDays
 from mcp_gateway.core.optimization import AUTO
 from mcp_gateway.core.prices import Price, as_fields
 from mcp_gateway.core.routing.auto_model import AutoModel
@@ -128,10 +129,13 @@ class ModelHealth(Told):
 
 
 class Models:
-    def __init__(self, published: Published, auto: AutoModel, pool: Pool, *, takes_image_urls: bool) -> None:
+    def __init__(
+        self, published: Published, auto: AutoModel, pool: Pool, days: ModelDays, *, takes_image_urls: bool
+    ) -> None:
         self._published = published
         self._auto = auto
         self._pool = pool
+        self._days = days
         self._takes_image_urls = takes_image_urls
 
     async def list(self, asked: Asked[ModelsQuery, Nothing]) -> ModelListAnswer:
@@ -146,12 +150,12 @@ class Models:
             return ModelListAnswer(_anthropic_list(models))
         return ModelListAnswer(_listed(models, provider))
 
-    def told(self, caller: Caller | None) -> dict[str, tuple[ModelObject, ModelStatus]]:
-        """By its id each model of the list as a caller has it, with its health."""
+    def told(self, caller: Caller | None) -> Sequence[tuple[ModelObject, ModelStatus, ModelDay]]:
+        """Each model of the list as a caller has it, with its health now and in the last day."""
         models = [*self._models_of(None, caller)]
         if auto := self._auto.seen_by(caller):
             models.append(auto)
-        return {model.id: (model_object(model), self._pool.status_of(model)) for model in models}
+        return [(model_object(model), self._pool.status_of(model), self._days.of(model.id)) for model in models]
 
     async def get(self, asked: ModelAsked) -> ModelAnswer:
         name = _model_id(asked)

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from http_api.operations import Absent, Answered, Asked, Nothing, Told, written
 from http_api.query import AnyQuery
-from mcp_gateway.core.catalog import Published
+from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.condition import Judge, Status
 from mcp_gateway.core.observe.activity import Activity, Slot, quantile
+from mcp_gateway.core.observe.model_days import ModelDays
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 _FRESH_MS = 5000
@@ -15,10 +16,15 @@ _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 class ModelState(Told):
-    """One model on the status page."""
+    """One model on the status page, with the median first token of its latest streams and its uptime in 24 hours.
+
+    Null for what nobody knows.
+    """
 
     id: str
     status: ModelStatus
+    first_token_ms: int | None
+    uptime_percent: float | None
 
 
 class Quantiles(Told):
@@ -62,6 +68,7 @@ class Stats:
         published: Published,
         pool: Pool,
         activity: Activity,
+        model_days: ModelDays,
         incident: Callable[[], str | None],
         now_ms: Callable[[], int],
         *,
@@ -71,6 +78,7 @@ class Stats:
         self._published = published
         self._pool = pool
         self._activity = activity
+        self._model_days = model_days
         self._incident = incident
         self._now_ms = now_ms
         self._is_full = is_full
@@ -95,9 +103,18 @@ class Stats:
     def _details(self) -> dict[str, Any]:
         models = self._published.current.values()
         return {
-            "models": [ModelState(id=model.id, status=self._pool.status_of(model)) for model in models],
+            "models": [self._state(model) for model in models],
             "last_day": _last_day(self._activity.last_day()),
         }
+
+    def _state(self, model: Model) -> ModelState:
+        first_token_ms, uptime_percent = self._model_days.of(model.id)
+        return ModelState(
+            id=model.id,
+            status=self._pool.status_of(model),
+            first_token_ms=first_token_ms,
+            uptime_percent=uptime_percent,
+        )
 
 
 def _last_day(day: Slot) -> LastDay:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from math import floor
 from typing import Any, Literal
 from xml.sax.saxutils import escape
 
 from http_api.operations import Absent, Answered, Asked, Nothing, Told, written
 from http_api.query import AnyQuery
 from mcp_gateway.core.context import SENT
-from mcp_gateway.core.observe.status_board import Component, ComponentPast, ComponentState, StatusBoard
+from mcp_gateway.core.observe.activity import Activity, quantile
+from mcp_gateway.core.observe.status_board import Component, ComponentPast, ComponentState, StatusBoard, up_percent
 from mcp_gateway.core.service_notice import INCIDENTS_KEPT_MS, Incident, ServiceNotices
 
 ATOM = "application/atom+xml; charset=utf-8"
@@ -73,7 +73,11 @@ class StatusIndicator(Told):
 
 
 class ComponentObject(Told):
-    """The API, the MCP server or a model; `uptime_percent` is of the minutes looked at in 90 days, null before any."""
+    """The API, the MCP server or a model.
+
+    `uptime_percent` is of the minutes looked at in 90 days, `last_day_uptime_percent` of those in 24 hours, null before
+    any; `first_token_ms` is the median of a model's latest streams of the last day, null where there were none.
+    """
 
     id: str
     name: str
@@ -87,6 +91,8 @@ class ComponentObject(Told):
     page_id: str
     only_show_if_degraded: bool
     uptime_percent: float | None
+    last_day_uptime_percent: float | None
+    first_token_ms: int | None
 
 
 class IncidentUpdateObject(Told):
@@ -131,16 +137,19 @@ class StatusSummary(Told):
 
 @dataclass(frozen=True, slots=True)
 class ShownComponent:
-    """A component with its past."""
+    """A component with its past, and the median first token of a model's latest streams."""
 
     now: Component
     past: ComponentPast
+    first_token_ms: int | None
 
     @property
     def uptime_percent(self) -> float | None:
-        """To three decimals, and never rounded up."""
-        share = self.past.up_share
-        return None if share is None else floor(share * 100_000) / 1000
+        return up_percent(self.past.up_share)
+
+    @property
+    def last_day_uptime_percent(self) -> float | None:
+        return up_percent(self.past.late_up_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +166,13 @@ class PublicStatus:
 
 
 class StatusDoor:
-    """Unless `is_full`, nothing is told of models and traffic; `first_token_ms` is the last day's median."""
+    """Unless `is_full`, nothing is told of models and traffic."""
 
     def __init__(
         self,
         board: StatusBoard,
         notices: ServiceNotices,
-        first_token_ms: Callable[[], int | None],
+        activity: Activity,
         now_ms: Callable[[], int],
         *,
         base_url: str,
@@ -171,7 +180,7 @@ class StatusDoor:
     ) -> None:
         self._board = board
         self._notices = notices
-        self._first_token_ms = first_token_ms
+        self._activity = activity
         self._now_ms = now_ms
         self._url = f"{base_url}{STATUS_PATH}"
         self._is_full = is_full
@@ -215,12 +224,16 @@ class StatusDoor:
         return PublicStatus(
             state=state,
             headline=headline,
-            components=[ShownComponent(one, self._board.past_of(one.id)) for one in components],
+            components=[self._shown(one) for one in components],
             incident=incident,
             incidents=incidents,
-            first_token_ms=self._first_token_ms() if self._is_full else None,
+            first_token_ms=quantile(self._activity.last_day().first_tokens_ms, 0.5) if self._is_full else None,
             changed_at_ms=self._changed_at_ms,
         )
+
+    def _shown(self, component: Component) -> ShownComponent:
+        first_token_ms = None if component.model is None else self._activity.first_token_ms(component.model)
+        return ShownComponent(component, self._board.past_of(component.id), first_token_ms)
 
     def _summary(self, status: PublicStatus) -> StatusSummary:
         changed = _moment(status.changed_at_ms)
@@ -245,6 +258,8 @@ class StatusDoor:
                     page_id=_PAGE_ID,
                     only_show_if_degraded=False,
                     uptime_percent=one.uptime_percent,
+                    last_day_uptime_percent=one.last_day_uptime_percent,
+                    first_token_ms=one.first_token_ms,
                 )
                 for position, one in enumerate(status.components, 1)
             ],

@@ -66,6 +66,8 @@ class ConsoleParts:
     base_url: str
     are_models_public: bool
     is_status_public: bool
+    are_model_days_public: bool
+    """Whether everybody is told how models did, signed in or not."""
     lifecycle: Lifecycle
     is_shared: Callable[[str], bool]
     """Of which addresses many readers may come."""
@@ -99,7 +101,9 @@ def console_operations(run: Endpoints, parts: ConsoleParts, console: Console) ->
         ).rows(console),
         *([] if run.oauth is None else AuthorizePages(run.oauth).rows(console)),
         *keys.rows(console),
-        *ModelPages(run.models, are_public=parts.are_models_public).rows(console),
+        *ModelPages(run.models, are_public=parts.are_models_public, are_days_public=parts.are_model_days_public).rows(
+            console
+        ),
         *(row for pages in (own, each) for row in _history(pages, run, parts, templates, console)),
         *WalletPages(
             WalletDoors(run.billing, run.statements, run.topups, run.auto_topups, run.webhooks),

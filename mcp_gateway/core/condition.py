@@ -7,7 +7,7 @@ from typing import Literal
 from mcp_gateway.core.catalog import Published
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.core.observe.status_board import Component, ComponentState
+from mcp_gateway.core.observe.status_board import Component, ComponentState, model_component
 from mcp_gateway.core.upstream.pool import ModelStatus, Pool
 
 Status = Literal["ok", "degraded", "down"]
@@ -48,7 +48,7 @@ class Judge:
         models: list[Component] = []
         for model in self._published.current.values():
             state = "maintenance" if is_off else _OF_MODEL[self._pool.status_of(model)]
-            models.append(Component(f"model/{model.id}", model.id, state))
+            models.append(Component(model_component(model.id), model.id, state, model.id))
         return [Component("api", "API", doors), Component("mcp", "MCP", doors), *models]
 
     def _fatal(self) -> Iterator[str]:

@@ -78,6 +78,7 @@ from mcp_gateway.core.observe.history import History
 from mcp_gateway.core.observe.hourly_sums import HourlySums
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.core.observe.model_ages import ModelAges
+from mcp_gateway.core.observe.model_days import ModelDays
 from mcp_gateway.core.observe.reconciliation import Reconciler
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.observe.refusals import Refusals
@@ -181,6 +182,7 @@ class Gateway:
     notices: ServiceNotices
     judge: Judge
     board: StatusBoard
+    model_days: ModelDays
     operator: Callable[[Actor], "OperatorDesk"]
     reload: Callable[[Actor], Awaitable[Reloaded]]
     """Read the configuration again. Raises GatewayError `invalid_value` for one that cannot be used."""
@@ -445,6 +447,7 @@ async def open_gateway(
             notices=notices,
             judge=judge,
             board=board,
+            model_days=ModelDays(activity, board),
         )
         _watch_tool_servers(tool_servers, metrics)
         for warning in settings.warnings:

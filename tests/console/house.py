@@ -8,7 +8,7 @@ from typing import Any
 
 from playwright.async_api import Browser
 
-from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
 from mcp_gateway.core.identity.passwords import Passwords
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, MakeBudgets
@@ -86,7 +86,7 @@ async def _give_a_past(door: Door) -> None:
     for one in board.components():
         for ago in (*range(1, 40), 60, 61):
             state: ComponentState = "down" if ago in (3, 60) else "degraded" if ago in (9, 10) else "operational"
-            await store.write(NoteMinute(today - ago, ((one.id, state),), 0))
+            await store.write(NoteMinute((today - ago) * DAY_MS // MINUTE_MS, ((one.id, state),)))
     await board.restore()
     for text in ("Answers are slow.", "A disk is changed; answers stay slow for an hour.", None, "A model is missing."):
         await store.write(TellIncident(text))

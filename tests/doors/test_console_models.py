@@ -13,6 +13,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.ids import now_ms
+from tests.recorded import recorded
 from tests.serving import FREE, PRICED, Door, bearer, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -158,3 +160,17 @@ async def test_where_models_are_not_public_they_are_for_who_is_signed_in(tmp_pat
             answer: httpx2.Response = await door.get(path)
             assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/console/sign-in")
             assert (await door.http.get(path, headers=bearer(await door.person()))).status_code == 200
+
+
+@pytest.mark.gateways
+async def test_how_models_did_is_told_to_everybody_only_where_the_status_tells_of_models(tmp_path: Path) -> None:
+    async with open_door(tmp_path, models=MODELS, public_stats="status") as door:
+        door.gateway.activity.note(recorded(now_ms(), model="free/tiny", first_token_ms=123))
+        written = door.gateway.board.note_minute()
+        assert written is not None
+        await written
+        person = await door.person()
+        for path, texts in (("/console/models", ("120 ms", "100.000 %")), ("/console/models.csv", (",120,100.0",))):
+            for text in texts:
+                assert text not in (await door.get(path)).text
+                assert text in (await door.get(path, person)).text

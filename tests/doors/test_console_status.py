@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -13,12 +14,14 @@ import pytest
 import pytest_asyncio
 
 from http_api.console.pages import status as pages
-from http_api.console.pages.status import _chosen, _described, _runs
+from http_api.console.pages.status import _chosen, _described, _of_late, _runs
 from http_api.status import ShownComponent, StatusDoor, _badge
-from mcp_gateway.core.observe.status_board import SHOWN_DAYS, Component, ComponentDay, ComponentPast, ComponentState
+from mcp_gateway.core.observe.activity import Activity
+from mcp_gateway.core.observe.status_board import SHOWN_DAYS, Component, ComponentPast, ComponentState, SeenMinutes
 from mcp_gateway.core.service_notice import SwitchMaintenance, TellIncident
 from tests.databases import store_of
 from tests.patience import PATIENCE_S, eventually
+from tests.recorded import recorded
 from tests.serving import FREE, Door, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -97,6 +100,8 @@ async def test_a_minute_that_was_counted_shows_as_a_day(door: Door) -> None:
     summary = (await door.http.get("/status/summary.json")).json()
     uptimes = {one["name"]: one["uptime_percent"] for one in summary["components"]}
     assert uptimes == {"API": 100.0, "MCP": 100.0, "free/tiny": 100.0, "gone/<b>": 0.0}
+    assert {one["name"]: one["last_day_uptime_percent"] for one in summary["components"]} == uptimes
+    assert "0.000 % up in 24 hours" in text
 
 
 async def test_the_summary_is_statuspages(door: Door) -> None:
@@ -253,18 +258,20 @@ async def test_with_status_alone_nothing_is_told_of_models(tmp_path: Path) -> No
 
 
 async def test_bars_are_runs_of_days_of_one_kind() -> None:
-    days = [None, None, ComponentDay(10), ComponentDay(1000, 0, 5), ComponentDay(10, 1, 0), ComponentDay(10, 0, 5)]
+    days = [None, None, SeenMinutes(10), SeenMinutes(1000, 0, 5), SeenMinutes(10, 1, 0), SeenMinutes(10, 0, 5)]
     assert list(_runs(days)) == [
         ("unseen", "M0 14h7"), ("full", "M8 14h3"), ("most", "M12 14h7"), ("less", "M20 14h3"),
     ]  # fmt: skip
-    described = _described(ShownComponent(Component("a", "a", "down"), ComponentPast(days, 0.9999999)))
-    assert described == "99.999 % up, 3 days with trouble"
+    shown = ShownComponent(Component("a", "a", "down"), ComponentPast(days, 0.9999999, 0.5), 120)
+    assert _described(shown) == "99.999 % up, 3 days with trouble"
+    assert _of_late(shown) == "50.000 % up in 24 hours, first token after 120 ms"
+    assert _of_late(replace(shown, past=ComponentPast(days, 0.9, None))) == "first token after 120 ms"
 
 
 async def test_of_many_models_those_that_do_not_work_are_shown() -> None:
-    past = ComponentPast([None] * SHOWN_DAYS, None)
+    past = ComponentPast([None] * SHOWN_DAYS, None, None)
     states = ["operational"] * 60 + ["down"]
-    many = [ShownComponent(Component(str(number), "", state), past) for number, state in enumerate(states)]  # type: ignore[arg-type]
+    many = [ShownComponent(Component(str(number), "", state), past, None) for number, state in enumerate(states)]  # type: ignore[arg-type]
     shown = _chosen(many)
     assert len(shown) == 50
     assert [one.now.id for one in shown][:4] == ["0", "1", "60", "2"]
@@ -273,8 +280,10 @@ async def test_of_many_models_those_that_do_not_work_are_shown() -> None:
 async def test_a_state_is_made_once_for_all_who_ask_at_once(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("http_api.status._FRESH_MS", 500)
     now_ms = [1_900_000_000_000]
+    activity = Activity(lambda: now_ms[0])
+    activity.note(recorded(now_ms[0], first_token_ms=7))
     status = StatusDoor(
-        door.gateway.board, door.gateway.notices, lambda: 7, lambda: now_ms[0], base_url="", is_full=True
+        door.gateway.board, door.gateway.notices, activity, lambda: now_ms[0], base_url="", is_full=True
     )
     first = status.status()
     now_ms[0] += 499

@@ -21,6 +21,7 @@ from tests.replaying import DONE, ReplayingBackend
 from tests.serving import bearer, error_of
 
 pytestmark = pytest.mark.program
+FEEDS = 300
 
 
 @dataclass
@@ -119,6 +120,25 @@ async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_or
     assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{gateway.url}/health")
+
+
+async def test_hundreds_of_open_status_pages_are_ended_at_once_and_in_good_order(tmp_path: Path) -> None:
+    """Each is told the end of its answer; none waits for the time that running answers would have."""
+    async with program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="0.1", GATEWAY_DRAIN_TIMEOUT_S="600") as gateway:
+        feeds = [await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2])) for _ in range(FEEDS)]
+        for _, writer in feeds:
+            writer.write(b"GET /status/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            for reader, _ in feeds:
+                await reader.readuntil(b'data: <div id="board">')
+        gateway.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            ends = [(await reader.read())[-7:] for reader, _ in feeds]
+        for _, writer in feeds:
+            writer.close()
+        status, log = await gateway.exit()
+    assert (status, ends) == (0, [b"\r\n0\r\n\r\n"] * FEEDS)
+    assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
 
 
 async def test_an_administrator_ends_it_as_sigterm_does(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ async def test_stats_are_public_whatever_is_sent_along(tmp_path: Path, path: str
         stats = await stats_of(door, path)
     assert stats["status"] == "ok"
     assert stats["incident"] is None
-    assert stats["models"] == [{"id": "free/tiny", "status": "ready"}]
+    assert stats["models"] == [{"id": "free/tiny", "status": "ready", "first_token_ms": None, "uptime_percent": None}]
     day = stats["last_day"]
     assert (day["requests"], day["prompt_tokens"], day["completion_tokens"], day["total_tokens"]) == (1, 10, 4, 14)
     assert day["latency_ms"].keys() == day["first_token_ms"].keys() == {"p50", "p90", "p99"}
@@ -49,7 +49,28 @@ async def test_stats_tell_the_operators_text_and_which_models_are_down(tmp_path:
     ):
         stats = await stats_of(door)
     assert (stats["status"], stats["incident"]) == ("degraded", "One is down.")
-    assert stats["models"] == [{"id": "free/tiny", "status": "ready"}, {"id": "gone", "status": "unavailable"}]
+    unknown = {"first_token_ms": None, "uptime_percent": None}
+    assert stats["models"] == [
+        {"id": "free/tiny", "status": "ready"} | unknown,
+        {"id": "gone", "status": "unavailable"} | unknown,
+    ]
+
+
+async def test_stats_tell_how_each_model_did_in_the_last_day_over_a_restart(tmp_path: Path) -> None:
+    async with ReplayingBackend() as backend:
+        served: dict[str, Any] = {"vllm_urls": [backend.url, "http://127.0.0.1:1"], "models": [FREE, {"id": "gone"}]}
+        async with open_door(tmp_path, **served) as door:
+            await door.chat(await door.key(), stream=True)
+            written = door.gateway.board.note_minute()
+            assert written is not None
+            await written
+            before = (await stats_of(door))["models"]
+        async with open_door(tmp_path, **served) as door:
+            assert (await stats_of(door))["models"] == before
+    works, gone = before
+    assert (works["uptime_percent"], gone["uptime_percent"]) == (100.0, 0.0)
+    assert works["first_token_ms"] >= 0
+    assert gone["first_token_ms"] is None
 
 
 async def test_stats_answer_while_the_gateway_is_under_maintenance(tmp_path: Path) -> None:
@@ -63,7 +84,15 @@ async def test_stats_are_made_anew_every_five_seconds_at_most_however_many_ask(t
     async with open_door(tmp_path) as door:
         gateway = door.gateway
         judge = Judge(gateway.lifecycle, gateway.ledger, gateway.pool, gateway.published)
-        stats = Stats(judge, gateway.published, gateway.pool, gateway.activity, lambda: None, lambda: clock_ms[0])
+        stats = Stats(
+            judge,
+            gateway.published,
+            gateway.pool,
+            gateway.activity,
+            gateway.model_days,
+            lambda: None,
+            lambda: clock_ms[0],
+        )
         counts = []
         for later_ms in (0, 4999, 1, 0):
             clock_ms[0] += later_ms

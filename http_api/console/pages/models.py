@@ -1,7 +1,7 @@
 """Models: what there is to ask, with prices, abilities and health; the same list as the API's."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal, get_args
 from urllib.parse import urlencode
@@ -13,10 +13,12 @@ from http_api.models import ModelList, ModelObject, Models, Pricing, TokenPrices
 from http_api.operations import Access, Answered, AnyOperation, Asked, Told, written
 from http_api.query import AnyQuery
 from mcp_gateway.core.caller import User
+from mcp_gateway.core.observe.model_days import ModelDay
 from mcp_gateway.core.upstream.pool import ModelStatus
 
 MODELS_PATH = "/console/models"
 _PAGE_ROWS = 50
+_UNTOLD = ModelDay(None, None)
 Order = Literal["name", "prompt", "completion", "context", "newest"]
 _ORDER_LABELS: dict[Order, str] = {
     "name": "name",
@@ -37,7 +39,10 @@ class ModelsFilter(AnyQuery):
 
 
 class ModelRow(Told):
-    """A model in one line of a table; prices in USD per token, per request and per image, none where it is free."""
+    """A model in one line of a table; prices in USD per token, per request and per image, none where it is free.
+
+    `first_token_ms` is the median of its latest streams, `uptime_percent` of 24 hours; none where they are not told.
+    """
 
     id: str
     name: str
@@ -55,6 +60,8 @@ class ModelRow(Told):
     output_modalities: list[str]
     quantization: str | None
     supported_features: list[str]
+    first_token_ms: int | None
+    uptime_percent: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class ShownModel:
 
     told: ModelObject
     status: ModelStatus
+    day: ModelDay
 
     @property
     def is_free(self) -> bool:
@@ -74,11 +82,12 @@ class ShownModel:
 
 
 class ModelPages:
-    """`are_public` says whether everybody is told of the models, signed in or not."""
+    """`are_public` says whether everybody is told of the models, signed in or not, `are_days_public` how they did."""
 
-    def __init__(self, models: Models, *, are_public: bool) -> None:
+    def __init__(self, models: Models, *, are_public: bool, are_days_public: bool) -> None:
         self._models = models
         self._are_public = are_public
+        self._are_days_public = are_days_public
 
     def rows(self, console: Console) -> list[AnyOperation]:
         access = Access.PUBLIC if self._are_public else Access.PERSON
@@ -121,12 +130,15 @@ class ModelPages:
         return Answered(body, None, (attachment("models.json"),), "application/json")
 
     def _all(self, asked: Asked[ModelsFilter, Form]) -> Sequence[ShownModel]:
-        return shown_models(self._models, asked)
+        models = shown_models(self._models, asked)
+        if self._are_days_public or isinstance(asked.caller.principal, User):
+            return models
+        return [replace(model, day=_UNTOLD) for model in models]
 
 
 def shown_models(models: Models, asked: Asked[Any, Any]) -> Sequence[ShownModel]:
     """What the reader may ask, in the order of the API."""
-    return [ShownModel(told, status) for told, status in models.told(asked.caller).values()]
+    return [ShownModel(*told) for told in models.told(asked.caller)]
 
 
 def is_free(pricing: Pricing) -> bool:
@@ -191,4 +203,6 @@ def _row(model: ShownModel) -> ModelRow:
         output_modalities=list(told.output_modalities),
         quantization=told.quantization,
         supported_features=told.supported_features,
+        first_token_ms=model.day.first_token_ms,
+        uptime_percent=model.day.up_percent,
     )

@@ -17,7 +17,7 @@ from mcp_gateway.core.context import CLIENT, CONTEXT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.core.observe.status_board import SHOWN_DAYS, ComponentDay
+from mcp_gateway.core.observe.status_board import SHOWN_DAYS, SeenMinutes
 from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.whole_answers import Headers
 
@@ -117,7 +117,7 @@ def _values(status: PublicStatus) -> dict[str, Any]:
     components = _chosen(status.components)
     return {
         "status": status,
-        "components": [(one, _described(one), list(_runs(one.past.days))) for one in components],
+        "components": [(one, _described(one), _of_late(one), list(_runs(one.past.days))) for one in components],
         "left_out": len(status.components) - len(components),
         "width": SHOWN_DAYS * _DAY_WIDTH,
     }
@@ -139,7 +139,15 @@ def _described(component: ShownComponent) -> str:
     return f"{component.uptime_percent:.3f} % up, {days} with trouble"
 
 
-def _runs(days: Sequence[ComponentDay | None]) -> Iterable[tuple[str, str]]:
+def _of_late(component: ShownComponent) -> str:
+    """How it did in the last day, in words; none where nobody knows."""
+    uptime, first_token_ms = component.last_day_uptime_percent, component.first_token_ms
+    words = [] if uptime is None else [f"{uptime:.3f} % up in 24 hours"]
+    words += [] if first_token_ms is None else [f"first token after {first_token_ms} ms"]
+    return ", ".join(words)
+
+
+def _runs(days: Sequence[SeenMinutes | None]) -> Iterable[tuple[str, str]]:
     """Neighbours of one kind as one dashed line, a dash for a day; a short text however many components there are."""
     at = 0
     for kind, run in groupby(map(_kind, days)):
@@ -148,7 +156,7 @@ def _runs(days: Sequence[ComponentDay | None]) -> Iterable[tuple[str, str]]:
         at += length
 
 
-def _kind(day: ComponentDay | None) -> str:
+def _kind(day: SeenMinutes | None) -> str:
     if day is None:
         return "unseen"
     if day.down_minutes > day.minutes * _SHORT_OUTAGE_SHARE:

@@ -1,16 +1,17 @@
 """What the whole gateway did in the last day: counted in memory, so that asking costs nothing; read back at start."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
 from mcp_gateway.core.engine import Engine, Scan
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.record import OK, RequestRecord
 
 SLOT_MS = 600_000
+_LATEST_STREAMS = 100
 
 
 @dataclass(slots=True)
@@ -49,12 +50,31 @@ class ActivitySince(Scan[list[SlotPart]]):
     since_id: str
 
 
+class FirstToken(NamedTuple):
+    """When a stream of a model was asked for, and how long its first token took."""
+
+    model: str
+    started_at_ms: int
+    first_token_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatestFirstTokens(Scan[list[FirstToken]]):
+    """Of each model up to `most` streams that succeeded, the latest of those from an id on, in their order."""
+
+    since_id: str
+    most: int
+
+
 class Activity:
-    """A ring of slots; a request counts in the slot that it started in."""
+    """A ring of slots, in which a request counts where it started; and the latest streams of each model."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
         self._slots: dict[int, Slot] = {}
+        self._streams: dict[str | None, deque[tuple[int, int]]] = {}
+        self._medians: dict[str | None, int] = {}
+        self._medians_at_ms = 0
 
     def note(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -66,11 +86,14 @@ class Activity:
             slot.latencies_ms[_two_digits(record.latency_ms)] += 1
             if record.first_token_ms is not None:
                 slot.first_tokens_ms[_two_digits(record.first_token_ms)] += 1
+                self._note_stream(record.model, record.started_at_ms, record.first_token_ms)
 
     async def restore(self, store: Engine) -> None:
         """Count the last day's requests of earlier runs, from the request log; once, at start."""
-        since_ms = self._now_ms() - DAY_MS
-        for part in await store.read(ActivitySince(first_id_at("req", since_ms))):
+        since_id = first_id_at("req", self._now_ms() - DAY_MS)
+        for stream in await store.read(LatestFirstTokens(since_id, _LATEST_STREAMS)):
+            self._note_stream(*stream)
+        for part in await store.read(ActivitySince(since_id)):
             slot = Slot(part.requests, part.prompt_tokens, part.completion_tokens)
             if part.latency_ms is not None:
                 slot.latencies_ms[part.latency_ms] = part.requests
@@ -85,6 +108,27 @@ class Activity:
             if number * SLOT_MS > self._now_ms() - DAY_MS:
                 total.add(slot)
         return total
+
+    def first_token_ms(self, model: str) -> int | None:
+        """The median of a model's latest hundred streams of the last day, to two digits; taken once a minute."""
+        now_ms = self._now_ms()
+        if not 0 <= now_ms - self._medians_at_ms < MINUTE_MS:
+            self._medians_at_ms, self._medians = now_ms, dict(self._medians_since(now_ms - DAY_MS))
+        return self._medians.get(model)
+
+    def _note_stream(self, model: str | None, started_at_ms: int, first_token_ms: int) -> None:
+        streams = self._streams.get(model)
+        if streams is None:
+            streams = self._streams[model] = deque(maxlen=_LATEST_STREAMS)
+        streams.append((started_at_ms, first_token_ms))
+
+    def _medians_since(self, since_ms: int) -> Iterator[tuple[str | None, int]]:
+        """By model; one without a stream since then is forgotten."""
+        for model, streams in [*self._streams.items()]:
+            if times_ms := sorted(time_ms for started_at_ms, time_ms in streams if started_at_ms > since_ms):
+                yield model, _two_digits(times_ms[(len(times_ms) - 1) // 2])
+            else:
+                del self._streams[model]
 
     def _slot(self, number: int) -> Slot:
         slot = self._slots.get(number)

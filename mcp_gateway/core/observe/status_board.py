@@ -1,18 +1,21 @@
-"""How each part of the service is, and was in the last 90 days: a minute at a time, by day.
+"""How each part of the service is, and was in the last 90 days: a minute at a time, by day, of late by hour.
 
 Knows no backend: how things are now is told by a function. A minute in which the gateway did not run, or was in
 maintenance, is none that was looked at.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor
 from typing import Literal, NamedTuple
 
-from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
+from mcp_gateway.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from mcp_gateway.core.engine import Engine, Scan, Write
 
 SHOWN_DAYS = 90
+LATE_HOURS = 24
+"""Those of which is told by the hour; the present one is one of them."""
 _SET_BACK_MINUTES = 60
 """A clock set back by less comes again to minutes that were counted; one set back by more was wrong before."""
 
@@ -20,15 +23,16 @@ ComponentState = Literal["operational", "degraded", "down", "maintenance"]
 
 
 class Component(NamedTuple):
-    """A part of the service as it is now; `id` is what its past is kept under."""
+    """A part of the service as it is now; `id` is what its past is kept under, `model` is that of a model alone."""
 
     id: str
     name: str
     state: ComponentState
+    model: str | None = None
 
 
-class ComponentDay(NamedTuple):
-    """The minutes of one day since the Unix epoch in which a component was looked at."""
+class SeenMinutes(NamedTuple):
+    """The minutes of a day or an hour, each since the Unix epoch, in which a component was looked at."""
 
     minutes: int = 0
     degraded_minutes: int = 0
@@ -36,26 +40,44 @@ class ComponentDay(NamedTuple):
 
 
 class ComponentPast(NamedTuple):
-    """The shown days, the oldest first, None for one in which nobody looked; the share of minutes it was not down."""
+    """The shown days, the oldest first, None for one in which nobody looked.
 
-    days: Sequence[ComponentDay | None]
+    The shares are of the minutes looked at in which it was not down, of these days and of the last 24 hours.
+    """
+
+    days: Sequence[SeenMinutes | None]
     up_share: float | None
+    late_up_share: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class NoteMinute(Write[None]):
-    """One more minute of a day in which components were as told; days before `kept_from_day` go."""
+    """Components were as told in a minute since the Unix epoch; what is no longer shown goes."""
 
-    day: int
+    minute: int
     components: tuple[tuple[str, ComponentState], ...]
-    kept_from_day: int
+
+    @property
+    def day(self) -> int:
+        return self.minute * MINUTE_MS // DAY_MS
+
+    @property
+    def hour(self) -> int:
+        return self.minute * MINUTE_MS // HOUR_MS
 
 
 @dataclass(frozen=True, slots=True)
-class DaysSince(Scan[Mapping[tuple[str, int], ComponentDay]]):
+class DaysSince(Scan[Mapping[tuple[str, int], SeenMinutes]]):
     """By the component's id and the day."""
 
     day: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoursSince(Scan[Mapping[tuple[str, int], SeenMinutes]]):
+    """By the component's id and the hour."""
+
+    hour: int
 
 
 class StatusBoard:
@@ -65,24 +87,26 @@ class StatusBoard:
         self._store = store
         self._look = look
         self._now_ms = now_ms
-        self._days: dict[tuple[str, int], ComponentDay] = {}
+        self._days: dict[tuple[str, int], SeenMinutes] = {}
+        self._hours: dict[tuple[str, int], SeenMinutes] = {}
         self._noted_minute = 0
 
     async def restore(self) -> None:
         """Go on from what earlier runs saw; once, at start."""
-        kept: Mapping[tuple[str, int], ComponentDay] = await self._store.read(DaysSince(self._first_day))
-        self._days = dict(kept)
+        now_ms = self._now_ms()
+        days = await self._store.read(DaysSince(first_day_at(now_ms // DAY_MS)))
+        hours = await self._store.read(HoursSince(first_hour_at(now_ms // HOUR_MS)))
+        self._days, self._hours = dict(days), dict(hours)
 
     def components(self) -> Sequence[Component]:
         return self._look()
 
     def past_of(self, component_id: str) -> ComponentPast:
-        first = self._first_day
-        days = [self._days.get((component_id, day)) for day in range(first, first + SHOWN_DAYS)]
-        seen = [day for day in days if day is not None]
-        minutes = sum(day.minutes for day in seen)
-        down = sum(day.down_minutes for day in seen)
-        return ComponentPast(days, 1 - down / minutes if minutes else None)
+        now_ms = self._now_ms()
+        today, hour = now_ms // DAY_MS, now_ms // HOUR_MS
+        days = [self._days.get((component_id, day)) for day in range(first_day_at(today), today + 1)]
+        hours = [self._hours.get((component_id, late)) for late in range(first_hour_at(hour), hour + 1)]
+        return ComponentPast(days, _up_share(days), _up_share(hours))
 
     def note_minute(self) -> "asyncio.Future[None] | None":
         """Count how everything is for the present minute; None where that was counted already, or nothing counts."""
@@ -94,11 +118,10 @@ class StatusBoard:
         counted = tuple((one.id, one.state) for one in self._look() if one.state != "maintenance")
         if not counted:
             return None
-        day, first = now_ms // DAY_MS, self._first_day
-        for component_id, state in counted:
-            self._days[component_id, day] = with_minute(self._days.get((component_id, day), ComponentDay()), state)
-        self._days = {key: value for key, value in self._days.items() if key[1] >= first}
-        return self._store.write(NoteMinute(day, counted, first), is_durable=False, in_outage="wait")
+        noted = NoteMinute(minute, counted)
+        self._days = _with_minute(self._days, noted.day, counted, first_day_at(noted.day))
+        self._hours = _with_minute(self._hours, noted.hour, counted, first_hour_at(noted.hour))
+        return self._store.write(noted, is_durable=False, in_outage="wait")
 
     async def watch(self) -> None:
         """Count every minute, until cancelled; during an outage of the database once for all of it."""
@@ -107,13 +130,48 @@ class StatusBoard:
             if (written := self.note_minute()) is not None:
                 await written
 
-    @property
-    def _first_day(self) -> int:
-        return self._now_ms() // DAY_MS - SHOWN_DAYS + 1
+
+def model_component(model_id: str) -> str:
+    """The id of the component that a model is."""
+    return f"model/{model_id}"
 
 
-def with_minute(day: ComponentDay, state: ComponentState) -> ComponentDay:
-    """A day with one more minute."""
-    return ComponentDay(
-        day.minutes + 1, day.degraded_minutes + (state == "degraded"), day.down_minutes + (state == "down")
+def first_day_at(day: int) -> int:
+    """The oldest that is shown on a day."""
+    return day - SHOWN_DAYS + 1
+
+
+def first_hour_at(hour: int) -> int:
+    """The oldest that is told of in an hour."""
+    return hour - LATE_HOURS + 1
+
+
+def with_minute(seen: SeenMinutes, state: ComponentState) -> SeenMinutes:
+    """One more minute."""
+    return SeenMinutes(
+        seen.minutes + 1, seen.degraded_minutes + (state == "degraded"), seen.down_minutes + (state == "down")
     )
+
+
+def up_percent(share: float | None) -> float | None:
+    """To three decimals, and never rounded up."""
+    return None if share is None else floor(share * 100_000) / 1000
+
+
+def _with_minute(
+    seen: Mapping[tuple[str, int], SeenMinutes],
+    time: int,
+    components: Sequence[tuple[str, ComponentState]],
+    first_time: int,
+) -> dict[tuple[str, int], SeenMinutes]:
+    """One more minute of a day or an hour; what is before the first goes."""
+    kept = {key: minutes for key, minutes in seen.items() if key[1] >= first_time}
+    for component_id, state in components:
+        kept[component_id, time] = with_minute(kept.get((component_id, time), SeenMinutes()), state)
+    return kept
+
+
+def _up_share(times: Iterable[SeenMinutes | None]) -> float | None:
+    seen = [time for time in times if time is not None]
+    minutes = sum(time.minutes for time in seen)
+    return 1 - sum(time.down_minutes for time in seen) / minutes if minutes else None

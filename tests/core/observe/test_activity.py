@@ -76,6 +76,49 @@ async def test_a_restart_reads_back_what_had_been_counted(tmp_path: Path) -> Non
     assert restored.last_day().requests == 9
 
 
+async def test_each_models_median_is_that_of_its_latest_streams_over_a_restart(tmp_path: Path) -> None:
+    clock = Clock()
+    times_ms: dict[str, tuple[int | None, ...]] = {
+        "org/large": (9999,) * 5 + (120,) * 49 + (345,) * 51,
+        "org/small": (40, 20, 30),
+        "org/none": (None,),
+    }
+    records = [
+        recorded(NOW_MS + number, account_id="acc_guest", model=model, first_token_ms=time_ms)
+        for model, times in times_ms.items()
+        for number, time_ms in enumerate(times)
+    ]
+    records += [
+        recorded(NOW_MS - DAY_MS - 1, account_id="acc_guest", model="org/small", first_token_ms=9999),
+        recorded(NOW_MS, account_id="acc_guest", model="org/small", first_token_ms=9999, http_status=502),
+    ]
+    counted, restored = Activity(clock), Activity(clock)
+    for record in sorted(records, key=lambda record: record.started_at_ms):
+        counted.note(record)
+    store = await open_store(tmp_path / "gateway.sqlite3")
+    await write_records(store, *records)
+    await restored.restore(store)
+    await store.close()
+    for activity in (counted, restored):
+        medians = [activity.first_token_ms(model) for model in (*times_ms, "org/unknown")]
+        assert medians == [340, 30, None, None]
+
+
+def test_a_median_is_taken_once_a_minute_and_a_model_without_streams_for_a_day_is_forgotten() -> None:
+    clock = Clock()
+    activity = Activity(clock)
+    activity.note(recorded(NOW_MS, model="a", first_token_ms=10))
+    assert activity.first_token_ms("a") == 10
+    activity.note(recorded(NOW_MS + 1, model="a", first_token_ms=5))
+    clock.ms += 59_999
+    assert activity.first_token_ms("a") == 10
+    clock.ms += 1
+    assert activity.first_token_ms("a") == 5
+    clock.ms += DAY_MS
+    assert activity.first_token_ms("a") is None
+    assert activity._streams == {}
+
+
 @given(st.lists(st.integers(0, 5_000_000), min_size=1), st.sampled_from([0.5, 0.9, 0.99]))
 def test_a_quantile_is_within_a_tenth_of_the_exact_one(latencies_ms: list[int], share: float) -> None:
     activity = Activity(Clock())

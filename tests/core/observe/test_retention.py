@@ -22,7 +22,7 @@ from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.databases import Query, changing, explained, open_store
 from tests.loop_clock import pass_time
-from tests.patience import becomes, settled
+from tests.patience import becomes, eventually, settled
 from tests.recorded import recorded, write_records
 
 
@@ -176,14 +176,24 @@ async def test_a_database_that_cannot_shrink_uses_its_space_again_and_its_copy_c
 async def test_the_loop_begins_a_while_after_the_start_and_comes_again(
     store: Store, clock: MsClock, account: str
 ) -> None:
-    watching = asyncio.create_task(Retention(store, clock, requests_keep_days=1, rest_s=0).watch())
+    class Counted(Retention):
+        rounds = 0
+
+        async def tidy(self) -> int:
+            forgotten = await super().tidy()
+            self.rounds += 1
+            return forgotten
+
+    one = Counted(store, clock, requests_keep_days=1, rest_s=0)
+    watching = asyncio.create_task(one.watch())
     await settled()
-    for wait_s in (retention_module._FIRST_S, retention_module._INTERVAL_S):
+    for rounds, wait_s in enumerate((retention_module._FIRST_S, retention_module._INTERVAL_S), 1):
         await write_records(store, recorded(clock.now_ms - 2 * DAY_MS, account_id=account))
         await settled()
         assert len(await ids(store)) == 1
         pass_time(wait_s)
-        await becomes(lambda: ids(store), lambda left: not left)
+        await eventually(lambda rounds=rounds: one.rounds == rounds)  # type: ignore[misc]
+        assert not await ids(store)
     watching.cancel()
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.clock import DAY_MS, MINUTE_MS
+from mcp_gateway.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.core.observe.status_board import SHOWN_DAYS, Component, ComponentDay, StatusBoard
+from mcp_gateway.core.observe.status_board import SHOWN_DAYS, Component, SeenMinutes, StatusBoard
 from mcp_gateway.core.service_notice import (
     INCIDENTS_KEPT_MS,
     Incident,
@@ -23,6 +23,7 @@ from tests.databases import Query, migrated, open_store
 
 DAY = 20_000
 ROWS = Query("SELECT component, day, minutes, degraded_minutes, down_minutes FROM component_days ORDER BY 1, 2")
+HOURS = Query("SELECT hour, minutes FROM component_hours")
 
 
 class House:
@@ -55,7 +56,7 @@ async def test_each_minute_counts_once_for_whatever_its_components_were(tmp_path
     assert not await house.note()
     assert await store.read(ROWS) == [("api", DAY, 2, 1, 0), ("model/a", DAY, 2, 0, 1)]
     past = house.board.past_of("model/a")
-    assert (past.days[-1], past.up_share) == (ComponentDay(2, 0, 1), 0.5)
+    assert (past.days[-1], past.up_share) == (SeenMinutes(2, 0, 1), 0.5)
     assert past.days[:-1] == [None] * (SHOWN_DAYS - 1)
     assert house.board.past_of("api").up_share == 1
     await store.close()
@@ -69,11 +70,11 @@ async def test_a_day_goes_on_after_a_restart_and_is_forgotten_after_ninety(tmp_p
     again.now_ms = house.now_ms
     await again.board.restore()
     await again.note()
-    assert again.board.past_of("api").days[-1] == ComponentDay(2)
+    assert again.board.past_of("api").days[-1] == SeenMinutes(2)
     again.now_ms += (SHOWN_DAYS - 1) * DAY_MS
-    assert again.board.past_of("api").days[0] == ComponentDay(2)
+    assert again.board.past_of("api").days[0] == SeenMinutes(2)
     await again.note(later_ms=DAY_MS)
-    assert again.board.past_of("api").days == [None] * (SHOWN_DAYS - 1) + [ComponentDay(1)]
+    assert again.board.past_of("api").days == [None] * (SHOWN_DAYS - 1) + [SeenMinutes(1)]
     assert [day for _, day, *_ in await store.read(ROWS)] == [DAY + SHOWN_DAYS] * 2
     await store.close()
 
@@ -87,8 +88,31 @@ async def test_days_in_which_it_did_not_run_are_unknown_and_not_down(tmp_path: P
     await again.board.restore()
     await again.note()
     past = again.board.past_of("api")
-    assert past.days[-5:] == [None, ComponentDay(1), None, None, ComponentDay(1)]
-    assert past.up_share == 1
+    assert past.days[-5:] == [None, SeenMinutes(1), None, None, SeenMinutes(1)]
+    assert (past.up_share, past.late_up_share) == (1, 1)
+    await store.close()
+
+
+async def test_the_last_day_is_told_by_the_hour_over_restarts(tmp_path: Path) -> None:
+    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
+    house = House(store)
+    house.components = [Component("model/a", "a", "down", "a")]
+    await house.note()
+    house.components = [Component("model/a", "a", "operational", "a")]
+    await house.note(later_ms=HOUR_MS)
+    again = House(store)
+    again.now_ms = house.now_ms
+    await again.board.restore()
+    assert again.board.past_of("model/a").late_up_share == 0.5
+    again.now_ms += 22 * HOUR_MS
+    assert again.board.past_of("model/a").late_up_share == 0.5
+    again.now_ms += HOUR_MS
+    assert (again.board.past_of("model/a").late_up_share, again.board.past_of("model/a").up_share) == (1, 0.5)
+    again.now_ms += HOUR_MS
+    assert again.board.past_of("model/a").late_up_share is None
+    again.components = house.components
+    await again.note()
+    assert await store.read(HOURS) == [((again.now_ms // HOUR_MS), 1)]
     await store.close()
 
 
@@ -100,7 +124,7 @@ async def test_a_clock_that_was_far_ahead_and_is_set_right_counts_on(tmp_path: P
     assert await house.note(later_ms=-2 * DAY_MS)
     assert await house.note()
     assert not await house.note(later_ms=0)
-    assert house.board.past_of("api").days[-1] == ComponentDay(2)
+    assert house.board.past_of("api").days[-1] == SeenMinutes(2)
     await store.close()
 
 
@@ -121,7 +145,7 @@ async def test_it_looks_every_minute(tmp_path: Path, monkeypatch: pytest.MonkeyP
         await house.board.watch()
     monkeypatch.undo()
     assert slept == [60.0] * 4
-    assert house.board.past_of("api").days[-1] == ComponentDay(2)
+    assert house.board.past_of("api").days[-1] == SeenMinutes(2)
     await store.close()
 
 

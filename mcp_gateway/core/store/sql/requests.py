@@ -9,7 +9,7 @@ import orjson
 
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.ids import first_id_at
-from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, SlotPart
+from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, FirstToken, LatestFirstTokens, SlotPart
 from mcp_gateway.core.observe.history import (
     FailedAttempts,
     FailedAttemptsOf,
@@ -246,6 +246,13 @@ SELECT started_at_ms / {SLOT_MS}, COUNT(*), {_sum_of("prompt_tokens")}, {_sum_of
     {_two_digits("latency_ms")}, {_two_digits("first_token_ms")}
 FROM {_SINCE} GROUP BY 1, 5, 6
 """
+_LATEST_FIRST_TOKENS = f"""
+SELECT model, started_at_ms, first_token_ms FROM (
+    SELECT model, started_at_ms, first_token_ms,
+        ROW_NUMBER() OVER (PARTITION BY model ORDER BY started_at_ms DESC) AS age
+    FROM {_SINCE} WHERE http_status = 200 AND first_token_ms IS NOT NULL AND model IS NOT NULL
+) AS latest WHERE age <= ? ORDER BY started_at_ms
+"""
 
 
 def _add_records(transaction: Transaction, writes: Sequence[AddRecord]) -> list[None]:
@@ -273,6 +280,10 @@ def _request_counts(rows: Rows, read: RequestCounts) -> list[tuple[str, str, int
 
 def _activity(rows: Rows, read: ActivitySince) -> list[SlotPart]:
     return [SlotPart(*row) for row in rows.all(_ACTIVITY, (read.since_id,))]
+
+
+def _latest_first_tokens(rows: Rows, read: LatestFirstTokens) -> list[FirstToken]:
+    return [FirstToken(*row) for row in rows.all(_LATEST_FIRST_TOKENS, (read.since_id, read.most))]
 
 
 def _by_id(rows: Rows, read: RequestById) -> RequestRecord | None:
@@ -483,6 +494,7 @@ EXECUTORS = Executors(
     reads={
         RequestCounts: _request_counts,
         ActivitySince: _activity,
+        LatestFirstTokens: _latest_first_tokens,
         RequestById: _by_id,
         RequestsByAnyId: _by_any_id,
         RequestsPage: _page,

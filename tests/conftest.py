@@ -31,6 +31,7 @@ from tests.authorities import hide_authorities
 from tests.bridge.process import McpTestServer, server_template
 from tests.clients.installed import Gateway, Pages, served_gateway, served_pages
 from tests.clocks import MsClock
+from tests.core.store.contract.places import PLACES, OpenEngine, Place
 from tests.databases import migrated, open_store
 from tests.disk import Disk
 from tests.fake_stripe import FakeStripe, fake_stripe, settings_of
@@ -182,6 +183,18 @@ async def store(database: Path, clock: MsClock, disk: Disk) -> AsyncIterator[Sto
     yield store
     disk.release()
     await store.close()
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Of each engine that there is, for tests of what all of them do."""
+    return PLACES[request.param](tmp_path)
+
+
+@pytest.fixture
+async def engine(place: Place) -> AsyncIterator[OpenEngine]:
+    async with place.opened() as engine:
+        yield engine
 
 
 @pytest.fixture

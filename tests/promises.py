@@ -1078,9 +1078,10 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/sqlite/test_write_ahead_log.py",
             ],
             "The database outlives locks, full disks and bad writes, and one bad write costs no other anything.": [
+                "tests/core/store/contract/test_contract.py",
+                "tests/core/store/contract/test_listening.py",
                 "tests/core/store/sqlite/test_store.py",
                 "tests/core/store/sqlite/test_groups.py",
-                "tests/core/store/sqlite/test_listening.py",
             ],
             "Database, log, backups and folder are the owner's alone.": [
                 "tests/core/store/sqlite/test_private.py",
@@ -1279,6 +1280,9 @@ AREAS: dict[str, Area] = {
             ],
             "A wait for the ledger ends when its time is over, whoever else waits.": [
                 "tests/core/ledger/test_wait_limit.py",
+            ],
+            "An engine that loses, reorders, repeats, halves, tears, or tells what is not on the disk yet, does not pass for one of ours.": [
+                "tests/core/store/contract/test_broken.py",
             ],
             "Each write and each read has one executor, and no other module knows SQL.": [
                 "tests/core/store/sqlite/test_executors.py",

@@ -45,7 +45,7 @@ class Write(Generic[T]):
 
 
 class Read(Generic[T]):
-    """One question, answered as of the last commit: a frozen dataclass of its room. T is the answer."""
+    """One question, answered as of one commit, the last: a frozen dataclass of its room. T is the answer."""
 
     __slots__ = ()
     lane: ClassVar[Lane] = "point"
@@ -67,7 +67,7 @@ class Report(Read[T]):
 
 
 class Engine(Protocol):
-    """An open database."""
+    """An open database. What each of them does is in `tests/core/store/contract`, and passes on all."""
 
     @property
     def now_ms(self) -> Callable[[], int]:

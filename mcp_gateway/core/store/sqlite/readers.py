@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from mcp_gateway.core.engine import Read, Report
 from mcp_gateway.core.store.sqlite.faults import as_database_error
-from mcp_gateway.core.store.sqlite.reports import Reports, connected
+from mcp_gateway.core.store.sqlite.reports import Reports, connected, one_moment
 from mcp_gateway.core.store.transaction import Rows, RunRead
 
 T = TypeVar("T")
@@ -55,5 +55,5 @@ class _Lane:
         self._connection.close()
 
     def _read(self, answer: RunRead, read: Read[Any]) -> Any:
-        with as_database_error():
+        with as_database_error(), one_moment(self._connection):
             return answer(Rows(self._connection), read)

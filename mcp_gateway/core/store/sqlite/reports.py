@@ -4,7 +4,9 @@ Few run at once, and of one account one at a time; each ends at its deadline, an
 """
 
 import asyncio
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +83,7 @@ class Reports:
         connection = self._idle.pop() if self._idle else connected(self._path)
         connection.set_progress_handler(lambda: asked.is_given_up, _STEPS_PER_LOOK)
         try:
-            with as_database_error():
+            with as_database_error(), one_moment(connection):
                 return asked.answer(Rows(connection), asked.report)
         except DatabaseError:
             if asked.is_given_up:
@@ -96,3 +98,14 @@ def connected(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+@contextlib.contextmanager
+def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Whatever is read in between is as of one commit, in however many statements. Raises sqlite3.Error."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        if connection.in_transaction:  # what fails may have ended it
+            connection.execute("ROLLBACK")

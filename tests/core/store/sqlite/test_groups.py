@@ -12,7 +12,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gathering import LONGEST_S
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.store.sqlite.test_store import note, notes_on_disk
-from tests.databases import AlsoTogether, Together, locked
+from tests.databases import Together
 
 
 class Notes:
@@ -34,44 +34,6 @@ class Notes:
         return text.upper()
 
 
-async def test_neighbours_of_one_group_run_in_one_call_and_get_their_own_results(store: Store) -> None:
-    notes = Notes()
-    assert await asyncio.gather(*(store.write(Together(notes.write, text)) for text in "abc")) == ["A", "B", "C"]
-    assert notes.calls == [["a", "b", "c"]]
-
-
-async def test_the_order_of_the_calls_is_kept_between_groups(store: Store, database: Path) -> None:
-    one, other = Notes(), Notes()
-    store.write(Together(one.write, "1"))
-    store.write(Together(one.write, "2"))
-    store.write(AlsoTogether(other.write, "3"))
-    store.write(note("4"))
-    await store.write(Together(one.write, "5"))
-    assert (one.calls, other.calls) == ([["1", "2"], ["5"]], [["3"]])
-    assert notes_on_disk(database) == ["1", "2", "3", "4", "5"]
-
-
-async def test_a_refusal_in_a_group_concerns_only_its_own_argument(store: Store, database: Path) -> None:
-    notes = Notes()
-    writes = [store.write(Together(notes.write, text)) for text in ("a", "no", "b")]
-    results = await asyncio.gather(*writes, return_exceptions=True)
-    assert [getattr(result, "code", result) for result in results] == ["A", "insufficient_balance", "B"]
-    assert len(notes.calls) == 1
-    assert notes_on_disk(database) == ["a", "b"]
-
-
-async def test_a_bug_in_one_argument_costs_only_that_one(store: Store, database: Path) -> None:
-    notes = Notes()
-    before = store.write(note("before"))
-    writes = [store.write(Together(notes.write, text)) for text in ("a", "bug", "b")]
-    results = await asyncio.gather(before, *writes, return_exceptions=True)
-    assert [result if isinstance(result, str) else type(result) for result in results] == [
-        type(None), "A", ZeroDivisionError, "B",
-    ]  # fmt: skip
-    assert notes_on_disk(database) == ["before", "a", "b"]
-    assert await store.write(Together(notes.write, "c")) == "C"
-
-
 async def test_a_group_that_forgets_an_outcome_has_written_nothing(store: Store, database: Path) -> None:
     def forgetful(connection: sqlite3.Connection, texts: Sequence[str]) -> list[str | GatewayError]:
         note("never").work(connection)
@@ -80,16 +42,6 @@ async def test_a_group_that_forgets_an_outcome_has_written_nothing(store: Store,
     with pytest.raises(ValueError, match="shorter"):
         await store.write(Together(forgetful, "a"))
     assert notes_on_disk(database) == []
-
-
-async def test_a_group_that_is_kept_outlives_an_outage_in_order(store: Store, database: Path) -> None:
-    notes = Notes()
-    with locked(database):
-        writes = [store.write(Together(notes.write, text), in_outage="keep") for text in "ab"]
-        results = await asyncio.gather(*writes, return_exceptions=True)
-        assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 2
-    await store.write(Together(notes.write, "c"))
-    assert notes.calls == [["a", "b", "c"]]
 
 
 async def test_what_comes_in_turns_of_the_loop_without_a_gap_shares_a_burst(

@@ -37,17 +37,6 @@ async def test_only_a_durable_write_is_synced(store: Store, disk: Disk) -> None:
     assert disk.begun == 1
 
 
-async def test_what_is_not_durable_does_not_wait_for_a_slow_disk(store: Store, disk: Disk, database: Path) -> None:
-    disk.hold()
-    durable = store.write(note("durable"))
-    await store.write(note("beside it"), is_durable=False)
-    await store.write(note("later"), is_durable=False)
-    assert not durable.done()
-    assert notes_on_disk(database) == ["durable", "beside it", "later"]
-    disk.release()
-    await durable
-
-
 async def test_a_durable_result_never_comes_before_a_sync_that_began_after_its_commit(store: Store, disk: Disk) -> None:
     disk.hold()
     first = store.write(note("first"))
@@ -72,32 +61,6 @@ async def test_all_that_is_committed_during_a_sync_shares_the_next(store: Store,
     disk.release()
     await asyncio.gather(*writes)
     assert disk.begun == 2
-
-
-async def test_a_refusal_of_a_durable_write_waits_for_the_disk_too(store: Store, disk: Disk) -> None:
-    @Work
-    def decide(connection: sqlite3.Connection) -> None:
-        note("what was decided").work(connection)
-        raise GatewayError("insufficient_balance", "No.")
-
-    disk.hold()
-    write = store.write(decide)
-    await committed(store)
-    assert not write.done()
-    disk.release()
-    with pytest.raises(GatewayError, match="insufficient_balance"):
-        await write
-
-
-async def test_closing_waits_for_the_disk(store: Store, disk: Disk) -> None:
-    disk.hold()
-    write = store.write(note("one"))
-    closing_store = asyncio.ensure_future(store.close())
-    await eventually(lambda: disk.begun == 1)
-    assert not closing_store.done()
-    disk.release()
-    await closing_store
-    assert write.result() is None
 
 
 # A sync that fails
@@ -136,55 +99,6 @@ async def test_a_quiet_store_makes_good_a_failed_sync_by_itself(store: Store, di
         await store.write(note("in doubt"))
     await eventually(lambda: disk.begun == 2)
     assert notes_without_log(database) == ["in doubt"]
-
-
-async def test_while_the_disk_fails_writes_are_refused_and_what_is_kept_goes_through_later_in_order(
-    store: Store, disk: Disk, database: Path
-) -> None:
-    disk.failures = 1000
-    with pytest.raises(GatewayError):
-        await store.write(note("in doubt"))
-    kept = [store.write(note(text), in_outage="keep") for text in ("first", "second")]
-    dropped = store.write(note("dropped"), is_durable=False)
-    results = await asyncio.gather(*kept, dropped, return_exceptions=True)
-    assert [getattr(result, "code", None) for result in results] == ["ledger_unavailable"] * 3
-    disk.failures = 0
-    await eventually(lambda: notes_on_disk(database) == ["in doubt", "first", "second"])
-    await store.write(note("third"))
-
-
-async def test_what_waits_through_a_failed_sync_is_told_once_it_is_on_the_disk(
-    store: Store, disk: Disk, database: Path
-) -> None:
-    disk.failures = 3
-    waiting = store.write(note("patient"), in_outage="wait")
-    with pytest.raises(GatewayError):
-        await store.write(note("in doubt"))
-    assert not waiting.done()
-    assert not store.withdraw(waiting)  # it is committed
-    await waiting
-    assert notes_without_log(database) == ["patient", "in doubt"]
-
-
-async def test_closing_right_after_a_failed_sync_still_writes_what_is_queued(
-    store: Store, disk: Disk, database: Path
-) -> None:
-    disk.failures = 1
-    with pytest.raises(GatewayError):
-        await store.write(note("in doubt"))
-    write = store.write(note("queued"), in_outage="keep")
-    await store.close()
-    assert write.result() is None
-    assert notes_on_disk(database) == ["in doubt", "queued"]
-
-
-async def test_closing_ends_even_if_the_disk_stays_broken(store: Store, disk: Disk) -> None:
-    disk.failures = 1000
-    with pytest.raises(GatewayError):
-        await store.write(note("in doubt"))
-    write = store.write(lost := note("lost"), in_outage="keep")
-    assert await store.close() == [lost]
-    assert isinstance(write.exception(), GatewayError)
 
 
 # The log's size

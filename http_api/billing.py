@@ -14,7 +14,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
 from mcp_gateway.core.money import EntryKind, format_usd
-from mcp_gateway.core.observe.history import History, Totals
+from mcp_gateway.core.observe.history import Among, History, Totals
 from mcp_gateway.core.wallet import WalletObject
 
 _Reading = Callable[[str | None, int], Awaitable[Sequence[LedgerTransaction]]]
@@ -114,7 +114,7 @@ class Billing:
         until_ms = self._now_ms()
         since_ms = recent_since_ms(until_ms)
         until = end_of_hour_ms(until_ms)
-        days = await self._history.totals(about.account_id, since_ms, until, "day", within=about.within)
+        days = await self._history.totals(about.account_id, since_ms, until, "day", among=Among(within=about.within))
         totals = totals_fields(sum(days.values(), Totals()))
         return RecentUsage(since=since_ms // 1000, until=until_ms // 1000, **totals)
 

@@ -15,7 +15,7 @@ from mcp_gateway.core.ledger.budgets import BudgetStanding, BudgetWindow, span_a
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.limits.limiter import Limiter, Standing
 from mcp_gateway.core.money import usd_number
-from mcp_gateway.core.observe.history import Groups, History
+from mcp_gateway.core.observe.history import Among, Groups, History
 
 _NOTE = "Requests a minute of this key alone, -1 for any number; GET /v1/limits tells all limits."
 _RESETS: dict[BudgetWindow, str | None] = {
@@ -137,7 +137,7 @@ class CurrentKey:
         """What it has spent in all, and since today, this week and this month began, by the sums of days."""
         now_ms = self._now_ms()
         until_ms = end_of_hour_ms(now_ms)
-        by_day = await self._history.totals(caller.account_id, 0, until_ms, "day", within=caller.key_id)
+        by_day = await self._history.totals(caller.account_id, 0, until_ms, "day", among=Among(within=caller.key_id))
         spent = {
             name: usd_number(_spent_nano(by_day, _first_day(window, now_ms))) for name, window in _USAGE_WINDOWS.items()
         }

@@ -13,7 +13,7 @@ from http_api.operations import About, Asked, Nothing, Streamed, Told
 from http_api.paging import Page, PageQuery, cursor_key, page_of
 from http_api.query import Moment, Query, Several, whole_day
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.observe.history import FailedAttempts, History, RequestFilter
+from mcp_gateway.core.observe.history import Among, FailedAttempts, History, RequestFilter
 from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.record import AskedAs, Door, EndedBy, RequestRecord, parent_of
 
@@ -103,8 +103,8 @@ class Requests:
     async def list(self, asked: Asked[RequestsQuery, Nothing]) -> RequestPage | Streamed:
         about, query = asked.about, asked.query
         wanted = RequestFilter(
-            query.model, query.key, query.status, query.error_code, query.door, query.since, query.until,
-            query.client_request_id, query.surface, about.within, query.user, query.tag,
+            Among(query.model, query.key, about.within), query.status, query.error_code, query.door,
+            query.since, query.until, query.client_request_id, query.surface, query.user, query.tag,
         )  # fmt: skip
         if (form := format_of(asked)) != "json":
             return export("requests", form, RequestObject, self._all(about, wanted, query))

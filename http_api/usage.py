@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from http_api.exports import Format, at_once, export, format_of
-from http_api.operations import Absent, Asked, Nothing, Streamed, Told
+from http_api.operations import About, Absent, Asked, Nothing, Streamed, Told
 from http_api.query import Moment, Query, Several, whole_day
 from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.months import ModelUse
 from mcp_gateway.core.moments import date_in
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.observe.history import Group, History, Latencies, Names, Totals
+from mcp_gateway.core.observe.history import Among, Group, Groups, History, Latencies, Names, Totals
 from mcp_gateway.core.record import AskedAs
 from mcp_gateway.core.zones import day_begins_ms, zone_of
 
@@ -162,27 +162,14 @@ class UsageReports:
         self._now_ms = now_ms
 
     async def get(self, asked: Asked[UsageQuery, Nothing]) -> UsageReport | Streamed:
-        query = asked.query
-        until_ms = self._now_ms() if query.until is None else query.until
-        since_ms = recent_since_ms(until_ms) if query.since is None else query.since
-        if since_ms > until_ms:
-            raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
-        whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
-        zone = zone_of(query.zone)
-        if zone is not UTC:  # whose clocks are looked at in all this time; nothing begins after now
-            whole_until_ms = max(since_ms, min(whole_until_ms, end_of_hour_ms(self._now_ms())))
-        by = _groups_in(query.group_by)
-        about = asked.about
-        window = about.account_id, since_ms, whole_until_ms
-        of: dict[str, Any] = {"within": about.within, "models": query.model, "key_ids": query.key}
-        groups = await self._history.totals(*window, *by, zone=zone, **of)
+        query, form, by = asked.query, format_of(asked), _groups_in(asked.query.group_by)
+        with_each_once = form == "json" and "tag" in by  # whose rows have a request of several tags several times
+        groups, *once = await self.sums(asked.about, query, by, *([("month",)] if with_each_once else ()))
         rows = [_row(by, names, totals) for names, totals in groups.items()]
-        if (form := format_of(asked)) != "json":
+        if form != "json":
             return export("usage", form, UsageRow, at_once(rows))
-        once = groups
-        if "tag" in by:  # whose rows have a request of several tags several times
-            once = await self._history.totals(*window, "month", **of)
-        timed = {"latency": _latency_of(await self._history.latencies(*window, **of))} if query.latency else {}
+        since_ms, until_ms = self._window(query)
+        timed = {"latency": latency_of(await self.latencies(asked.about, query))} if query.latency else {}
         return UsageReport(
             object="list",
             data=rows,
@@ -191,12 +178,46 @@ class UsageReports:
             until=until_ms // 1000,
             group_by=query.group_by,
             zone=query.zone,
-            totals=UsageTotals(**totals_fields(sum(once.values(), Totals()))),
+            totals=UsageTotals(**totals_fields(added_up((once or [groups])[0]))),
             **timed,
         )
 
+    async def sums(self, about: About, query: UsageQuery, *groupings: tuple[Group, ...]) -> list[Groups]:
+        """What a query is answered by, by each of these instead of what it names. Raises GatewayError."""
+        window, among, zone = self._hours(query), _among(about, query), zone_of(query.zone)
+        return await self._history.totals_of_each(about.account_id, *window, *groupings, among=among, zone=zone)
 
-def _latency_of(latencies: Latencies) -> LatencyReport:
+    async def latencies(self, about: About, query: UsageQuery) -> Latencies:
+        """How long the answers took that a query asks for."""
+        return await self._history.latencies(about.account_id, *self._hours(query), _among(about, query))
+
+    def _window(self, query: UsageQuery) -> tuple[int, int]:
+        """As it is told. Raises GatewayError."""
+        until_ms = self._now_ms() if query.until is None else query.until
+        since_ms = recent_since_ms(until_ms) if query.since is None else query.since
+        if since_ms > until_ms:
+            raise GatewayError("invalid_value", "`since` must not be later than `until`.", param="since")
+        return since_ms, until_ms
+
+    def _hours(self, query: UsageQuery) -> tuple[int, int]:
+        """As it is read: until now is until the end of this hour. Raises GatewayError."""
+        since_ms, until_ms = self._window(query)
+        whole_until_ms = end_of_hour_ms(until_ms) if query.until is None else until_ms
+        if zone_of(query.zone) is not UTC:  # whose clocks are looked at in all this time; nothing begins after now
+            whole_until_ms = max(since_ms, min(whole_until_ms, end_of_hour_ms(self._now_ms())))
+        return since_ms, whole_until_ms
+
+
+def _among(about: About, query: UsageQuery) -> Among:
+    return Among(query.model, query.key, about.within)
+
+
+def added_up(groups: Groups) -> Totals:
+    """What all of them come to."""
+    return sum(groups.values(), Totals())
+
+
+def latency_of(latencies: Latencies) -> LatencyReport:
     quantiles = (latencies.first_token_ms, latencies.total_ms)
     first, total = (None if one is None else LatencyQuantiles(p50=one.p50, p95=one.p95) for one in quantiles)
     return LatencyReport(requests=latencies.requests, first_token_ms=first, total_ms=total)

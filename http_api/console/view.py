@@ -70,6 +70,11 @@ def limit(number: int | None) -> str:
     return "no limit" if number is None else f"{number:,}"
 
 
+def usd(nano: int) -> Decimal:
+    """An amount that is counted in billionths of a dollar."""
+    return Decimal(nano).scaleb(-9)
+
+
 def dollars(usd: Decimal) -> str:
     """An amount as plain text, exact where it is small."""
     return f"${usd:,.2f}" if usd == 0 or abs(usd) >= 1 else f"${usd.normalize():f}"

@@ -1,6 +1,6 @@
 """Usage: requests, tokens, cost and errors of an account, by day or hour, and by what they share."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from itertools import islice
@@ -12,14 +12,15 @@ from http_api.console.forms import Form
 from http_api.console.pages.requests import REQUESTS
 from http_api.console.pages_of import OWN_HOME, PagesOf, home_of, told_of
 from http_api.console.serving import Console, Shown, asking
-from http_api.console.view import counted, dollars, minute
+from http_api.console.view import counted, dollars, minute, usd
 from http_api.exports import Format
 from http_api.keys import Keys
 from http_api.operations import AnyOperation, Asked, Nothing, Streamed
 from http_api.people import PeopleDoor
 from http_api.query import Query, Several, read_query
-from http_api.usage import UsageQuery, UsageReport, UsageReports, UsageRow
+from http_api.usage import UsageQuery, UsageReports, UsageTotals, added_up, latency_of, totals_fields
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.observe.history import Groups, Names, Totals
 from mcp_gateway.core.zones import day_begins_ms, zone_or_utc
 
 _USAGE = "/usage"
@@ -148,27 +149,26 @@ class UsagePages:
 
     async def show(self, asked: Asked[UsageFilter, Form]) -> Shown:
         query, window = asked.query, await self._window(asked)
-        by = await self._report(asked, window, f"{window.unit},{query.by}", latency="true")
-        statuses = by if query.by == "status" else await self._report(asked, window, f"{window.unit},status")
-        are_told = query.by == "model" and not query.model
-        models = by if are_told else await self._report(asked, window, "model", model=())
-        errors = [row for row in statuses.data if (row.status or 0) >= _ERROR]
-        rows = [row for row in by.data if query.by == "status" and row in errors] if query.show == "errors" else by.data
-        if query.show == "errors" and query.by != "status":
-            rows = errors
+        wanted, about, unit = window.query(window.unit), asked.about, window.unit
+        by, statuses, models = await self._usage.sums(about, wanted, (unit, query.by), (unit, "status"), ("model",))
+        if query.model:  # of which others may be chosen, too
+            (models,) = await self._usage.sums(about, window.query(unit, model=()), ("model",))
+        latency = latency_of(await self._usage.latencies(about, wanted))
+        errors = {names: totals for names, totals in statuses.items() if int(names[1] or 0) >= _ERROR}
         shared: By = "status" if query.show == "errors" else query.by
+        groups = errors if query.show == "errors" else by
         names = await self._keys.names(asked)
         path, chosen = self._at(home_of(asked) + REQUESTS), {name: one for name, one in window.chosen.items() if one}
         links = [f"{path}?{urlencode(_filter_of(bar) | chosen, doseq=True)}" for bar in window.bars]
-        series = _series(rows, window, shared, query.show, names)
+        series = _series(groups, window, query.show, names)
         values = {
             **told_of(asked),
             "filter": query,
             "ranges": _RANGE_LABELS.items(),
             "metrics": _METRIC_LABELS.items(),
             "groups": get_args(By),
-            "totals": by.totals,
-            "errors": sum(row.requests for row in errors),
+            "totals": UsageTotals(**totals_fields(added_up(statuses))),
+            "errors": added_up(errors).requests,
             "title": f"{_METRIC_LABELS[query.show]} by {shared} and {window.unit}",
             "unit": window.unit,
             "begin": window.bars[0].shown,
@@ -176,8 +176,8 @@ class UsagePages:
             "zone": str(window.zone),
             "begins_within_days": window.begins_within_days,
             "window": {**chosen, "since": minute(window.begin), "until": minute(window.end)},
-            "latency": by.latency,
-            "models": list(dict.fromkeys(row.model for row in models.data if row.model is not None)),
+            "latency": latency,
+            "models": [model for (model,) in models if model is not None],
             "keys": _offered(names, query.key),
             "picture": _picture(window, series, query.show, links),
             "links": links,
@@ -185,7 +185,7 @@ class UsagePages:
             "series": series,
             "bars": [bar.shown for bar in window.bars],
             "value": dollars if query.show == "cost" else counted,
-            "groups_shown": _found(rows, shared, names),
+            "groups_shown": _found(groups, names),
             "shared": shared,
             "leading": _LEADING,
             "query": _text_of(query),
@@ -205,13 +205,6 @@ class UsagePages:
         me = await self._people.me(asking(asked, Nothing()))
         return _Window(asked.query, datetime.fromtimestamp(self._now_ms() / 1000, UTC), zone_or_utc(me.zone))
 
-    async def _report(
-        self, asked: Asked[UsageFilter, Form], window: _Window, group_by: str, **more: object
-    ) -> UsageReport:
-        told = await self._usage.get(asking(asked, Nothing(), window.query(group_by, format="json", **more)))
-        assert isinstance(told, UsageReport)
-        return told
-
 
 def _day(text: str | None, param: str) -> date:
     """One that a further day is behind of."""
@@ -227,43 +220,40 @@ def _begin(day: date, zone: tzinfo) -> datetime:
     return _EPOCH + timedelta(milliseconds=day_begins_ms(day, zone))
 
 
-def _group_of(row: UsageRow, by: By) -> str:
-    name = getattr(row, by)
-    return "none" if name is None else str(name)
+def _group_of(names: Names) -> str:
+    """What a bar's part is of, behind the time of the bar."""
+    return "none" if names[1] is None else str(names[1])
 
 
-def _value_of(row: UsageRow, metric: Metric) -> Decimal:
+def _value_of(totals: Totals, metric: Metric) -> int:
+    """Of a cost in billionths of a dollar."""
     if metric == "cost":
-        return Decimal(row.cost_usd)
-    return Decimal(row.total_tokens if metric == "tokens" else row.requests)
+        return totals.cost_nano
+    return totals.prompt_tokens + totals.completion_tokens if metric == "tokens" else totals.requests
 
 
-def _series(
-    rows: Iterable[UsageRow], window: _Window, by: By, metric: Metric, names: dict[str, str]
-) -> Sequence[Stacked]:
+def _series(groups: Groups, window: _Window, metric: Metric, shown_as: dict[str, str]) -> Sequence[Stacked]:
     """The largest groups, each with a value for every bar; all others together as the last."""
-    by_group: dict[str, dict[str, Decimal]] = {}
-    for row in rows:
-        at = (row.hour if window.unit == "hour" else row.day) or ""
-        bars = by_group.setdefault(_group_of(row, by), {})
-        bars[at] = bars.get(at, Decimal(0)) + _value_of(row, metric)
+    by_group: dict[str, dict[str | int | None, int]] = {}
+    for names, totals in groups.items():
+        bars = by_group.setdefault(_group_of(names), {})
+        bars[names[0]] = bars.get(names[0], 0) + _value_of(totals, metric)
     largest = sorted(by_group, key=lambda group: -sum(by_group[group].values()))
     shown = largest if len(largest) <= _MOST_SERIES else largest[: _MOST_SERIES - 1]
-    at_bars = [bar.name for bar in window.bars]
-    series = [
-        Stacked(names.get(group, group), [by_group[group].get(at, Decimal(0)) for at in at_bars], group)
-        for group in shown
-    ]
-    if others := largest[len(shown) :]:
-        sums = [sum((by_group[group].get(at, Decimal(0)) for group in others), Decimal(0)) for at in at_bars]
-        series.append(Stacked(f"{len(others)} others", sums))
-    return series
+    exact = usd if metric == "cost" else Decimal
+
+    def stacked(name: str, some: Sequence[str], group: str = "") -> Stacked:
+        values = [exact(sum(by_group[one].get(bar.name, 0) for one in some)) for bar in window.bars]
+        return Stacked(name, values, group)
+
+    series = [stacked(shown_as.get(group, group), [group], group) for group in shown]
+    others = largest[len(shown) :]
+    return [*series, stacked(f"{len(others)} others", others)] if others else series
 
 
-def _found(rows: Iterable[UsageRow], by: By, names: dict[str, str]) -> list[tuple[str, str]]:
+def _found(groups: Groups, shown_as: dict[str, str]) -> list[tuple[str, str]]:
     """The groups that there are, each with its name: what leads to their requests."""
-    groups = sorted({_group_of(row, by) for row in rows})
-    return [(group, names.get(group, group)) for group in groups]
+    return [(group, shown_as.get(group, group)) for group in sorted(set(map(_group_of, groups)))]
 
 
 def _offered(names: dict[str, str], chosen: Collection[str]) -> dict[str, str]:

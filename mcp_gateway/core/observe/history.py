@@ -19,12 +19,25 @@ read of those that named no model. `user` and `tag` are what they are attributed
 
 
 @dataclass(frozen=True, slots=True)
+class Among:
+    """Which of an account's requests are looked at: those of any of these models and keys, of all where none is named.
+
+    `within` a key are those that it asked for, or one that it made, or one that such a key made.
+    """
+
+    models: tuple[str, ...] = ()
+    key_ids: tuple[str, ...] = ()
+    within: str | None = None
+
+
+ALL = Among()
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFilter:
     """Which requests; None is any. Times in Unix milliseconds, `since_ms` inclusive, `until_ms` exclusive."""
 
-    models: tuple[str, ...] = ()
-    """Any of these, of any model for none; so are keys."""
-    key_ids: tuple[str, ...] = ()
+    among: Among = ALL
     http_status: int | None = None
     error_code: str | None = None
     door: Door | None = None
@@ -32,8 +45,6 @@ class RequestFilter:
     until_ms: int | None = None
     client_request_id: str | None = None
     surface: AskedAs | None = None
-    within: str | None = None
-    """A key that asked for them, or made the one that did, or made that one's maker."""
     user: str | None = None
     tag: str | None = None
 
@@ -83,7 +94,7 @@ class RequestById(Read[RequestRecord | None]):
     account_id: str
     request_id: str
     within: str | None = None
-    """As in RequestFilter."""
+    """As in Among."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,27 +131,30 @@ class TotalsOfRequests(Report[Groups]):
     since_ms: int
     until_ms: int
     by: tuple[Group, ...]
-    within: str | None = None
-    """As in RequestFilter."""
-    models: tuple[str, ...] = ()
-    key_ids: tuple[str, ...] = ()
+    among: Among = ALL
     offsets: tuple[ZoneOffset, ...] = ()
     """Of the zone whose days and months these are, each hour being of the day in which it begins; UTC for none."""
 
 
+class Grouping(NamedTuple):
+    """What groups share, and how many are told of at most."""
+
+    by: tuple[Group, ...]
+    most: int
+
+
 @dataclass(frozen=True, slots=True)
-class TotalsOfHours(Report[Groups]):
-    """The same from the sums of whole hours since the Unix epoch, `until_hour` exclusive; of `most` groups at most."""
+class TotalsOfHours(Report[list[Groups]]):
+    """The same from the sums of whole hours since the Unix epoch, `until_hour` exclusive, as of one moment.
+
+    One answer for each grouping.
+    """
 
     account_id: str
     since_hour: int
     until_hour: int
-    by: tuple[Group, ...]
-    most: int
-    within: str | None = None
-    """As in RequestFilter."""
-    models: tuple[str, ...] = ()
-    key_ids: tuple[str, ...] = ()
+    groupings: tuple[Grouping, ...]
+    among: Among = ALL
     offsets: tuple[ZoneOffset, ...] = ()
     """As in TotalsOfRequests."""
 
@@ -152,9 +166,7 @@ class RequestsByHour(Report[list[tuple[int, int]]]):
     account_id: str
     since_hour: int
     until_hour: int
-    within: str | None = None
-    models: tuple[str, ...] = ()
-    key_ids: tuple[str, ...] = ()
+    among: Among = ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +180,7 @@ class LatencySample(Report[list[tuple[int | None, int]]]):
     from_ms: tuple[int, ...]
     until_ms: int
     most: int
-    within: str | None = None
-    models: tuple[str, ...] = ()
-    key_ids: tuple[str, ...] = ()
+    among: Among = ALL
 
 
 class KeyUse(NamedTuple):
@@ -309,71 +319,75 @@ class History:
         return await self._store.read(FailedAttemptsOf(account_id, *_ends_of(records))) if records else {}
 
     async def totals(
-        self,
-        account_id: str,
-        since_ms: int,
-        until_ms: int,
-        *by: Group,
-        within: str | None = None,
-        models: tuple[str, ...] = (),
-        key_ids: tuple[str, ...] = (),
-        zone: tzinfo = UTC,
+        self, account_id: str, since_ms: int, until_ms: int, *by: Group, among: Among = ALL, zone: tzinfo = UTC
     ) -> Groups:
-        """Sums by one thing or more, the greatest first; raises GatewayError `invalid_value` where there are too many.
-
-        Of all requests of the account, or `within` a key: of that one and what it has made; of these models and keys
-        alone, where any are named. Times are told as `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by
-        their public ids. Days and months are those of the zone, each from the first full hour of UTC that begins in it.
-        """
-        most = _most_by(by)
-        offsets = offsets_in(zone, since_ms // HOUR_MS, -(-until_ms // HOUR_MS))
-        of = {"within": within, "models": models, "key_ids": key_ids, "offsets": offsets}
-        found = await self._summed(account_id, since_ms, until_ms, by, most, of)
-        if len(found) > most:
-            problem = f"There are more than {most} rows by {' and '.join(by)} between `since` and `until`"
-            raise GatewayError("invalid_value", f"{problem}: ask for a shorter time, or by fewer.", param="group_by")
-        return dict(sorted(found.items(), key=_in_order, reverse=True))
-
-    async def _summed(
-        self, account_id: str, since_ms: int, until_ms: int, by: tuple[Group, ...], most: int, of: dict[str, Any]
-    ) -> Groups:
-        """Whole hours are read from the sums kept of each; requests, only of the parts of hours at both ends."""
-        hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
-        if not hours:
-            return await self._store.read(TotalsOfRequests(account_id, since_ms, until_ms, by, **of))
-        found = await self._store.read(TotalsOfHours(account_id, hours.start, hours.stop, by, most + 1, **of))
-        for from_ms, to_ms in ((since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)):
-            if from_ms < to_ms:
-                ends = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by, **of))
-                for names, totals in ends.items():
-                    found[names] = found.get(names, Totals()) + totals
+        """Sums of an account's requests by one thing or more; see `totals_of_each`."""
+        (found,) = await self.totals_of_each(account_id, since_ms, until_ms, by, among=among, zone=zone)
         return found
 
-    async def latencies(
+    async def totals_of_each(
         self,
         account_id: str,
         since_ms: int,
         until_ms: int,
-        *,
-        within: str | None = None,
-        models: tuple[str, ...] = (),
-        key_ids: tuple[str, ...] = (),
-    ) -> Latencies:
+        *groupings: tuple[Group, ...],
+        among: Among = ALL,
+        zone: tzinfo = UTC,
+    ) -> list[Groups]:
+        """Sums of each grouping, the greatest first; raises GatewayError `invalid_value` where there are too many.
+
+        Times are told as `2026-01-31T13:00:00Z`, `2026-01-31` and `2026-01`, models by their public ids. Days and
+        months are those of the zone, each from the first full hour of UTC that begins in it.
+        """
+        offsets = offsets_in(zone, since_ms // HOUR_MS, -(-until_ms // HOUR_MS))
+        each = await self._summed(account_id, since_ms, until_ms, groupings, among, offsets)
+        for by, found in zip(groupings, each, strict=True):
+            if len(found) > _most_by(by):
+                problem = f"There are more than {_most_by(by)} rows by {' and '.join(by)} between `since` and `until`"
+                message = f"{problem}: ask for a shorter time, or by fewer."
+                raise GatewayError("invalid_value", message, param="group_by")
+        return [dict(sorted(found.items(), key=_in_order, reverse=True)) for found in each]
+
+    async def _summed(
+        self,
+        account_id: str,
+        since_ms: int,
+        until_ms: int,
+        groupings: tuple[tuple[Group, ...], ...],
+        among: Among,
+        offsets: tuple[ZoneOffset, ...],
+    ) -> list[Groups]:
+        """Whole hours are read from the sums kept of each; requests, only of the parts of hours at both ends."""
+        hours = range(-(-since_ms // HOUR_MS), until_ms // HOUR_MS)
+        each: list[Groups] = [{} for _ in groupings]
+        ends = [(since_ms, until_ms)]
+        if hours:
+            wanted = tuple(Grouping(by, _most_by(by) + 1) for by in groupings)
+            each = await self._store.read(TotalsOfHours(account_id, hours.start, hours.stop, wanted, among, offsets))
+            ends = [(since_ms, hours.start * HOUR_MS), (hours.stop * HOUR_MS, until_ms)]
+        for from_ms, to_ms in ends:
+            for by, found in zip(groupings, each, strict=True):
+                if from_ms < to_ms:
+                    end = await self._store.read(TotalsOfRequests(account_id, from_ms, to_ms, by, among, offsets))
+                    for names, totals in end.items():
+                        found[names] = found.get(names, Totals()) + totals
+        return each
+
+    async def latencies(self, account_id: str, since_ms: int, until_ms: int, among: Among = ALL) -> Latencies:
         """How long answers took, by the records that are kept of them.
 
         By all of few requests; of many by some that are spread over the time as all are: from moments on before which
         equal shares of them began, as the sums of hours tell.
         """
         hours = since_ms // HOUR_MS, -(-until_ms // HOUR_MS)
-        counts = await self._store.read(RequestsByHour(account_id, *hours, within, models, key_ids))
-        is_filtered = bool(within or models or key_ids)
+        counts = await self._store.read(RequestsByHour(account_id, *hours, among))
+        is_filtered = among != ALL
         if not is_filtered and sum(count for _, count in counts) <= _MOST_TIMED:
             moments, most = [since_ms], _MOST_TIMED
         else:
             moments = _spread(counts, since_ms)
             most = _MOST_TIMED // _MOMENTS * (_MOST_PASSED if is_filtered else 1)
-        sample = LatencySample(account_id, tuple(moments), until_ms, most, within, models, key_ids)
-        timed = await self._store.read(sample) if moments else []
+        timed = await self._store.read(LatencySample(account_id, tuple(moments), until_ms, most, among))
         first = sorted(first_ms for first_ms, _ in timed if first_ms is not None)
         return Latencies(len(timed), _quantiles(first), _quantiles(sorted(total_ms for _, total_ms in timed)))
 

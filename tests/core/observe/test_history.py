@@ -11,7 +11,7 @@ from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id
-from mcp_gateway.core.observe.history import History, Latencies, RequestFilter, Totals, TwoQuantiles
+from mcp_gateway.core.observe.history import Among, History, Latencies, RequestFilter, Totals, TwoQuantiles
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, Records
 from mcp_gateway.core.record import RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
@@ -130,10 +130,12 @@ async def test_latencies_of_few_requests_are_told_by_all_that_were_answered(stor
         await write_records(store, recorded(at_ms + number * 1000, **fields))
     found = await history.latencies("acc_1", at_ms, at_ms + HOUR_MS)
     assert found == Latencies(50, TwoQuantiles(9, 19), TwoQuantiles(490, 950))
-    of_one = await history.latencies("acc_1", at_ms, at_ms + 40 * DAY_MS, models=("b",), key_ids=("key_1",))
+    of_one = await history.latencies("acc_1", at_ms, at_ms + 40 * DAY_MS, among=Among(("b",), ("key_1",)))
     assert of_one == Latencies(25, None, TwoQuantiles(750, 970))
-    assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, key_ids=("key_2",))).requests == 0
-    assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, within="key_1")).requests == 50
+    assert (
+        await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, among=Among(key_ids=("key_2",)))
+    ).requests == 0
+    assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, among=Among(within="key_1"))).requests == 50
 
 
 async def test_latencies_of_many_are_told_by_some_of_each_time_and_by_the_index(
@@ -164,7 +166,7 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
     seen = explained(monkeypatch)
     for wanted in (
         RequestFilter(),
-        RequestFilter(("a",)),
+        RequestFilter(Among(("a",))),
         RequestFilter(since_ms=1),
         RequestFilter(since_ms=1, until_ms=2, http_status=200),
         RequestFilter(surface="score"),
@@ -207,7 +209,7 @@ async def test_requests_within_a_key_are_its_own_and_those_of_what_it_made(store
     of_top, of_made, of_other = records
     history = History(store)
     for key, within in ((top, [of_made, of_top]), (made, [of_made]), (other, [of_other])):
-        assert await history.page(account, RequestFilter(within=key.id), before_id=None, limit=9) == within
+        assert await history.page(account, RequestFilter(Among(within=key.id)), before_id=None, limit=9) == within
 
 
 async def test_what_is_noted_of_a_request_goes_with_its_record_and_no_other_s(store: Store) -> None:

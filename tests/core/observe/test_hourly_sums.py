@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.observe import history as history_module
-from mcp_gateway.core.observe.history import Group, Groups, History, Totals, TotalsOfHours
+from mcp_gateway.core.observe.history import Group, Grouping, Groups, History, Totals, TotalsOfHours
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.record import Attribution, RequestRecord, RoutingFacts, SurfaceName
-from mcp_gateway.core.store.sql.requests import CORRECT, EXECUTORS, correction, insert_records
+from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
+from mcp_gateway.core.store.sql.usage import EXECUTORS
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
@@ -182,8 +183,8 @@ def test_what_an_earlier_version_summed_up_is_summed_up_by_status_where_it_still
         migrate(connection)
         assert connection.execute(PARTS).fetchall() == parts(record for record in records if record.id not in gone)
         for by in (("surface",), ("day", "surface")):
-            asked = TotalsOfHours("acc_1", 0, 2**40, by, 2**40)
-            found = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
+            asked = TotalsOfHours("acc_1", 0, 2**40, (Grouping(by, 2**40),))
+            (found,) = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
             assert found == grouped((record for record in records if record.account_id == "acc_1"), by)
 
 
@@ -220,8 +221,8 @@ def test_by_any_one_or_two_things_whole_hours_have_the_sums_of_their_requests(
     first = MIDNIGHT_MS // HOUR_MS + since_hour
     with closing(database_at(max(migrations._files()))) as connection:
         insert_records(connection, records)
-        asked = TotalsOfHours("acc_1", first, first + hours, by, 2**40)
-        found = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
+        asked = TotalsOfHours("acc_1", first, first + hours, (Grouping(by, 2**40),))
+        (found,) = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
     window = range(first * HOUR_MS, (first + hours) * HOUR_MS)
     assert found == grouped((one for one in records if one.account_id == "acc_1" and one.started_at_ms in window), by)
 
@@ -305,17 +306,33 @@ async def test_more_rows_than_a_report_may_have_are_refused(
         await history.totals("acc_1", start_ms, MIDNIGHT_MS + 4 * HOUR_MS, *by)
     assert refused.value.param == "group_by"
     assert f"more than 3 rows by {' and '.join(by)}" in refused.value.message
-    assert len(await history.totals("acc_1", start_ms, MIDNIGHT_MS + 5 * HOUR_MS, "model")) == 5
+    window = start_ms, MIDNIGHT_MS + 5 * HOUR_MS
+    assert len(await history.totals("acc_1", *window, "model")) == 5
+    with pytest.raises(GatewayError, match="invalid_value"):
+        await history.totals_of_each("acc_1", *window, ("model",), by)
 
 
-async def test_whole_hours_are_read_from_their_sums_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_whole_hours_are_read_from_their_sums_alone_and_once_for_all_groupings(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = explained(monkeypatch)
-    for by in BY:
+    several: list[tuple[tuple[Group, ...], ...]] = [(("day", "key"), ("day", "status"), ("model",)), (("task",), BY[0])]
+    for groupings in [*((by,) for by in BY), *several]:
         read.clear()
-        await History(store).totals("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 720 * HOUR_MS, *by)
-        is_of_parts = {"surface", "status"} & set(by)
-        tables = ["hourly_usage", *["hourly_parts"] * (2 if is_of_parts else 0)]
-        tables += ["hourly_tasks"] * (2 if "task" in by else 0)
-        tables += ["hourly_attributed"] * (2 if {"user", "tag"} & set(by) else 0)
+        await History(store).totals_of_each("acc_1", MIDNIGHT_MS, MIDNIGHT_MS + 720 * HOUR_MS, *groupings)
+        asked = {group for by in groupings for group in by}
+        tables = ["hourly_usage", *["hourly_parts"] * bool({"surface", "status"} & asked)]
+        tables += ["hourly_tasks"] * ("task" in asked) + ["hourly_attributed"] * bool({"user", "tag"} & asked)
         searches = [f"SEARCH {table} USING PRIMARY KEY (account_id=? AND hour>? AND hour<?)" for table in tables]
-        assert [step for step in read if step.startswith(("SEARCH", "SCAN")) and "subquery" not in step] == searches
+        assert [step for step in read if "hourly_" in step or "requests" in step] == searches
+
+
+@given(RECORDS, st.lists(st.sampled_from(BY), min_size=1, max_size=4))
+def test_several_groupings_are_each_what_they_are_alone(
+    records: list[RequestRecord], groupings: list[tuple[Group, ...]]
+) -> None:
+    with closing(database_at(max(migrations._files()))) as connection:
+        insert_records(connection, records)
+        asked = TotalsOfHours("acc_1", 0, 2**40, tuple(Grouping(by, 2**40) for by in groupings))
+        each = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
+    assert each == [grouped((one for one in records if one.account_id == "acc_1"), by) for by in groupings]

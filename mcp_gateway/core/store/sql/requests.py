@@ -11,29 +11,24 @@ from mcp_gateway.core.clock import DAY_MS, HOUR_MS
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.activity import SLOT_MS, ActivitySince, FirstToken, LatestFirstTokens, SlotPart
 from mcp_gateway.core.observe.history import (
+    Among,
     FailedAttempts,
     FailedAttemptsOf,
     Group,
     Groups,
-    KeyUse,
     LatencySample,
     MissingUsagesOf,
     RepeatsOf,
     RequestById,
     RequestFilter,
     RequestsByAnyId,
-    RequestsByHour,
     RequestsPage,
     RoundsOf,
     Totals,
-    TotalsOfHours,
     TotalsOfRequests,
-    UseOfKey,
-    UsesOfKeys,
 )
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, RequestCounts
 from mcp_gateway.core.record import (
-    OK,
     SCORE_WHOLE,
     UNNAMED_SURFACE,
     AddRecord,
@@ -44,6 +39,7 @@ from mcp_gateway.core.record import (
 )
 from mcp_gateway.core.store.sql.attribution import insert_attributed
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
+from mcp_gateway.core.store.sql.usage import ahead_s
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.zones import ZoneOffset
 
@@ -110,17 +106,9 @@ _TIMES: dict[Group, str] = {
     "day": "DATE({hour} * 3600 + {ahead_s}, 'unixepoch')",
     "month": "STRFTIME('%Y-%m', {hour} * 3600 + {ahead_s}, 'unixepoch')",
 }
-_NUMBERS: dict[Group, str] = {"hour": "{hour}", "day": "({hour} * 3600 + {ahead_s}) / 86400"}
-_OF_NUMBERS: dict[Group, str] = {
-    "hour": "STRFTIME('%Y-%m-%dT%H:00:00Z', {} * 3600, 'unixepoch')", "day": "DATE({} * 86400, 'unixepoch')",
-}  # fmt: skip
 _GROUPS: dict[Group, str] = {
     "model": "model", "key": "key_id", "surface": _SURFACE, "status": "http_status",
     "task": _TASK, "user": _ATTRIBUTED.format("NULLIF(end_user, '')"), "tag": "tag.value",
-}  # fmt: skip
-_GROUPS_OF_HOURS: dict[Group, str] = {
-    "model": "NULLIF(model, '')", "key": "NULLIF(key_id, '')", "surface": "surface", "status": "status",
-    "task": "NULLIF(task, '')", "user": "NULLIF(end_user, '')", "tag": "NULLIF(tag, '')",
 }  # fmt: skip
 _IS_WITHIN = """
 ? IN (
@@ -134,34 +122,6 @@ _IS_WITHIN = """
 """As _WITHIN, of one request: reads the few keys that stand before its own, where the other may have made thousands."""
 _WITHIN = f"key_id IN ({KEYS_WITHIN.format('?')})"
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
-_SUMMED_OF_HOURS = ("requests", *_SUMMED)
-_NAMED_SUMS_OF_HOURS = ", ".join(f"SUM({column}) AS {column}" for column in _SUMMED_OF_HOURS)
-_ADDED = ", ".join(_SUMMED_OF_HOURS)
-_TAKEN = ", ".join(f"-{column}" for column in _SUMMED_OF_HOURS)
-_USUAL = f"'{UNNAMED_SURFACE}' AS surface, {OK} AS status"
-_HOURS_OF_PARTS = f"""(
-    SELECT account_id, hour, key_id, model, {_USUAL}, {_ADDED} FROM hourly_usage
-    UNION ALL SELECT account_id, hour, key_id, model, '{UNNAMED_SURFACE}', IIF(surface = '', {OK}, status), {_TAKEN}
-    FROM hourly_parts
-    UNION ALL SELECT account_id, hour, key_id, model, IIF(surface = '', '{UNNAMED_SURFACE}', surface), status, {_ADDED}
-    FROM hourly_parts
-)"""
-"""All that was asked, as chats that were answered; what failed goes over to chats that failed, and from chats of either
-kind goes over what was asked in another surface."""
-_HOURS_OF_TASKS = f"""(
-    SELECT {{place}}, '' AS task, {_ADDED} FROM {{hours}}
-    UNION ALL SELECT {{place}}, '', {_TAKEN} FROM hourly_tasks
-    UNION ALL SELECT {{place}}, task, {_ADDED} FROM hourly_tasks
-)"""
-"""All that was asked, as if a model had been named; what named none goes over to its task."""
-_HOURS_OF_NAMES = f"""(
-    SELECT {{place}}, '' AS end_user, '' AS tag, {_ADDED} FROM {{hours}}
-    UNION ALL SELECT {{place}}, '', '', {_TAKEN} FROM hourly_attributed WHERE is_first
-    UNION ALL SELECT {{place}}, end_user, {{tag}}, {_ADDED} FROM hourly_attributed {{rows}}
-)"""
-"""All that was asked, as if nobody had said whom for; what is attributed goes over to its user, and to each tag."""
-_BY_TAG = {"tag": "tag", "rows": ""}
-_BY_USER_ALONE = {"tag": "''", "rows": "WHERE is_first"}
 _REQUESTS_BY_TAG = f"""
 (SELECT * FROM requests WHERE {{}}) AS requests LEFT JOIN json_each({_ATTRIBUTED.format("tags")}) AS tag
 """
@@ -170,10 +130,6 @@ SELECT first_token_ms, latency_ms FROM (
     SELECT key_id, model, http_status, first_token_ms, latency_ms FROM requests
     WHERE account_id = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?
 )
-"""
-_USES_OF_KEYS = """
-SELECT key_id, MAX(hour), SUM(cost_nano) FROM hourly_usage
-WHERE account_id = ? AND key_id IN (SELECT value FROM json_each(?)) AND requests > 0 GROUP BY key_id
 """
 _COUNTS = """
 SELECT account_id, key_id, SUM(requests) FROM accounts CROSS JOIN hourly_usage ON account_id = accounts.id AND hour >= ?
@@ -315,9 +271,7 @@ def _page(rows: Rows, read: RequestsPage) -> list[RequestRecord]:
 
 
 def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
-    wanted = RequestFilter(
-        read.models, read.key_ids, since_ms=read.since_ms, until_ms=read.until_ms, within=read.within
-    )
+    wanted = RequestFilter(read.among, since_ms=read.since_ms, until_ms=read.until_ms)
     conditions = dict(_conditions(read.account_id, wanted))
     where = " AND ".join(conditions)
     names = _names(read.by, read.offsets)
@@ -326,40 +280,8 @@ def _totals_of_requests(rows: Rows, read: TotalsOfRequests) -> Groups:
     return _groups(rows.all(sql, tuple(conditions.values())), len(names))
 
 
-def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> Groups:
-    """Grouped by the numbers of hours and days: texts of them are made of the few groups, not of each hour's rows."""
-    ahead_s = _ahead_s("hour", read.offsets)
-    numbers = (_NUMBERS.get(group, _TIMES.get(group, _GROUPS_OF_HOURS.get(group, ""))) for group in read.by)
-    inner = [number.format(hour="hour", ahead_s=ahead_s) for number in numbers]
-    names = [_OF_NUMBERS.get(group, "{}").format(f"by_{place}") for place, group in enumerate(read.by)]
-    conditions = {"account_id = ?": read.account_id, "hour >= ?": read.since_hour, "hour < ?": read.until_hour}
-    conditions |= {} if read.within is None else {_WITHIN: read.within}
-    conditions |= dict(_among(read.models, read.key_ids))
-    sql = f"""
-    SELECT {", ".join(names)}, {_ADDED} FROM (
-        SELECT {", ".join(f"{number} AS by_{place}" for place, number in enumerate(inner))}, {_NAMED_SUMS_OF_HOURS}
-        FROM {_hours_by(read.by)} WHERE {" AND ".join(conditions)}
-        GROUP BY {_first(len(names))} HAVING SUM(requests) > 0 LIMIT ?
-    )
-    """
-    return _groups(rows.all(sql, (*conditions.values(), read.most)), len(names))
-
-
-def _requests_by_hour(rows: Rows, read: RequestsByHour) -> list[tuple[int, int]]:
-    conditions: dict[str, Any] = {"account_id = ?": read.account_id}
-    conditions |= {"hour >= ?": read.since_hour, "hour < ?": read.until_hour}
-    conditions |= {} if read.within is None else {_WITHIN: read.within}
-    conditions |= dict(_among(read.models, read.key_ids))
-    sql = f"""
-    SELECT hour, SUM(requests) FROM hourly_usage WHERE {" AND ".join(conditions)}
-    GROUP BY hour HAVING SUM(requests) > 0 ORDER BY hour
-    """
-    return [(hour, count) for hour, count in rows.all(sql, tuple(conditions.values()))]
-
-
 def _latencies(rows: Rows, read: LatencySample) -> list[tuple[int | None, int]]:
-    conditions: dict[str, Any] = dict(_among(read.models, read.key_ids))
-    conditions |= {} if read.within is None else {_WITHIN: read.within}
+    conditions = dict(_among(read.among))
     sql = f"{_TIMED} WHERE {' AND '.join(('http_status = 200', *conditions))}"
     found: list[tuple[int | None, int]] = []
     for from_ms, until_ms in pairwise((*read.from_ms, read.until_ms)):
@@ -371,39 +293,8 @@ def _latencies(rows: Rows, read: LatencySample) -> list[tuple[int | None, int]]:
 def _names(by: Sequence[Group], offsets: Sequence[ZoneOffset]) -> list[str]:
     """Of requests, an expression for each thing that rows are of; times by the clocks of a zone."""
     hour = f"(started_at_ms / {HOUR_MS})"
-    times = {group: sql.format(hour=hour, ahead_s=_ahead_s(hour, offsets)) for group, sql in _TIMES.items()}
+    times = {group: sql.format(hour=hour, ahead_s=ahead_s(hour, offsets)) for group, sql in _TIMES.items()}
     return [times.get(group) or _GROUPS[group] for group in by]
-
-
-def _ahead_s(hour: str, offsets: Sequence[ZoneOffset]) -> str:
-    """How far a zone's clocks are ahead of UTC in an hour."""
-    if not offsets:
-        return "0"
-    arms = " ".join(f"WHEN {hour} < {before_hour:d} THEN {seconds:d}" for before_hour, seconds in offsets[:-1])
-    last = f"{offsets[-1].ahead_s:d}"
-    return f"CASE {arms} ELSE {last} END" if arms else last
-
-
-def _use_of_key(rows: Rows, read: UseOfKey) -> KeyUse:
-    return _uses_of_keys(rows, UsesOfKeys(read.account_id, (read.key_id,))).get(read.key_id, KeyUse())
-
-
-def _uses_of_keys(rows: Rows, read: UsesOfKeys) -> dict[str, KeyUse]:
-    found = rows.all(_USES_OF_KEYS, (read.account_id, orjson.dumps(read.key_ids).decode()))
-    return {key_id: KeyUse(last_hour, cost_nano) for key_id, last_hour, cost_nano in found}
-
-
-def _hours_by(by: Sequence[Group]) -> str:
-    """The fewest sums that tell these apart."""
-    hours, place = "hourly_usage", "account_id, hour, key_id, model"
-    if "surface" in by or "status" in by:
-        hours, place = _HOURS_OF_PARTS, f"{place}, surface, status"
-    if "task" in by:
-        hours, place = _HOURS_OF_TASKS.format(place=place, hours=hours), f"{place}, task"
-    if "tag" in by or "user" in by:
-        named = _BY_TAG if "tag" in by else _BY_USER_ALONE
-        hours = _HOURS_OF_NAMES.format(place=place, hours=hours, **named)
-    return hours
 
 
 def _first(columns: int) -> str:
@@ -458,22 +349,21 @@ def _attribution(stored: str) -> Attribution:
     return Attribution(user, tuple(tags))
 
 
-def _among(models: Sequence[str], key_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Of these models and keys, where any are named."""
-    for column, names in (("model", models), ("key_id", key_ids)):
+def _among(among: Among) -> Iterator[tuple[str, str]]:
+    for column, names in (("model", among.models), ("key_id", among.key_ids)):
         if names:
             yield f"{column} IN (SELECT value FROM json_each(?))", orjson.dumps(names).decode()
+    if among.within is not None:
+        yield _WITHIN, among.within
 
 
 def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, Any]]:
     """Conditions with the value of each; ids sort by time, so that they find the window by the index."""
     yield "account_id = ?", account_id
-    yield from _among(wanted.models, wanted.key_ids)
+    yield from _among(wanted.among)
     for column in ("http_status", "error_code", "door", "client_request_id"):
         if (value := getattr(wanted, column)) is not None:
             yield f"{column} = ?", value
-    if wanted.within is not None:
-        yield _WITHIN, wanted.within
     if wanted.surface is not None:
         yield f"{_SURFACE} = ?", wanted.surface
     if wanted.user is not None:
@@ -500,11 +390,7 @@ EXECUTORS = Executors(
         RequestsPage: _page,
         RoundsOf: _rounds,
         TotalsOfRequests: _totals_of_requests,
-        TotalsOfHours: _totals_of_hours,
         LatencySample: _latencies,
-        RequestsByHour: _requests_by_hour,
-        UseOfKey: _use_of_key,
-        UsesOfKeys: _uses_of_keys,
         RepeatsOf: _repeats,
         MissingUsagesOf: _missing_usages,
         FailedAttemptsOf: _failed_attempts,

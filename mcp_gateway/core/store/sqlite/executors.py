@@ -25,6 +25,7 @@ from mcp_gateway.core.store.sql import (
     retention,
     service_notice,
     status_board,
+    usage,
     users,
     webhooks,
 )
@@ -57,6 +58,7 @@ EXECUTORS = (
     | service_notice.EXECUTORS
     | space.EXECUTORS
     | status_board.EXECUTORS
+    | usage.EXECUTORS
     | users.EXECUTORS
     | identities.EXECUTORS
     | webhooks.EXECUTORS

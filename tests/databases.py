@@ -100,7 +100,7 @@ def store_of(gateway: Gateway) -> Store:
 
 def rows_of(gateway: Gateway, sql: str) -> list[Any]:
     """What is committed in an open gateway's database."""
-    return store_of(gateway)._connection.execute(sql).fetchall()
+    return store_of(gateway)._writer._connection.execute(sql).fetchall()
 
 
 @contextlib.contextmanager
@@ -115,8 +115,8 @@ def locked(database: Path) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def full(store: Store, account_id: str) -> AsyncIterator[None]:
     """A disk that is full: the database may not grow, and no settlement finds room in the pages that there are."""
-    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    (pages,) = store._writer._connection.execute("PRAGMA page_count").fetchone()
+    store._writer._connection.execute(f"PRAGMA max_page_count = {pages}")
     with contextlib.suppress(GatewayError):
         for number in count():
             await store.write(Settle(f"ballast {number}", account_id, Amount(1), None), is_durable=False)
@@ -124,7 +124,7 @@ async def full(store: Store, account_id: str) -> AsyncIterator[None]:
         yield
     finally:
         with contextlib.suppress(sqlite3.ProgrammingError):  # the store may have ended before the outage
-            store._connection.execute("PRAGMA max_page_count = 1000000")
+            store._writer._connection.execute("PRAGMA max_page_count = 1000000")
 
 
 def migrated(path: Path) -> Path:

@@ -1082,6 +1082,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/contract/test_listening.py",
                 "tests/core/store/sqlite/test_store.py",
                 "tests/core/store/sqlite/test_groups.py",
+                "tests/core/store/sqlite/test_writer.py",
             ],
             "Database, log, backups and folder are the owner's alone.": [
                 "tests/core/store/sqlite/test_private.py",

@@ -176,7 +176,7 @@ async def test_the_loop_writes_whatever_has_changed_at_every_turn(store: Store) 
 
 
 async def _are_stored(store: Store, rows: list[tuple[int, str, int]]) -> None:
-    await eventually(lambda: store._connection.execute(STORED.sql).fetchall() == rows)
+    await eventually(lambda: store._writer._connection.execute(STORED.sql).fetchall() == rows)
 
 
 async def test_what_is_admitted_in_an_outage_is_written_after_it_and_by_the_end_at_the_latest(
@@ -186,14 +186,14 @@ async def test_what_is_admitted_in_an_outage_is_written_after_it_and_by_the_end_
     store = await open_store(path, busy_timeout_s=0)
     limits = limiter()
     counts = DayCounts(store, limits)
-    store._connection.execute("PRAGMA query_only = ON")
+    store._writer._connection.execute("PRAGMA query_only = ON")
     limits.admit(caller(day=10))
     first = counts.write()
     limits.admit(caller(day=10))
     assert first is not None
     await store.read(STORED)
     assert not first.done()
-    store._connection.execute("PRAGMA query_only = OFF")
+    store._writer._connection.execute("PRAGMA query_only = OFF")
     assert counts.write() is not None
     pass_time(1)
     assert await store.close() == []

@@ -150,7 +150,7 @@ async def test_a_credential_of_other_bytes_than_ascii_is_no_operators(tmp_path: 
 
 async def test_down_while_nothing_can_be_billed_and_up_again_by_itself(door: Door) -> None:
     ledger, account_id = door.gateway.ledger, await door.account()
-    store_of(door.gateway)._busy_timeout_s = 0.01
+    store_of(door.gateway)._writer._busy_timeout_s = 0.01
     with locked(door.data_dir / DATABASE):
         with pytest.raises(GatewayError):
             await ledger.credit(account_id, 1, "refused")

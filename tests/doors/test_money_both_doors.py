@@ -117,7 +117,7 @@ async def full_disk(door: Door) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def locked_database(door: Door) -> AsyncIterator[None]:
     """Another process writes, without end."""
-    store_of(door.gateway)._busy_timeout_s = 0.05
+    store_of(door.gateway)._writer._busy_timeout_s = 0.05
     with locked(door.data_dir / DATABASE):
         yield
 

@@ -174,11 +174,11 @@ async def failing_fsync(door: Door) -> AsyncIterator[None]:
         raise OSError(errno.EIO, "Input/output error")
 
     store = store_of(door.gateway)
-    store._sync = fail
+    store._writer._sync = fail
     try:
         yield
     finally:
-        store._sync = sync_data
+        store._writer._sync = sync_data
 
 
 Outage = Callable[[Door], Any]

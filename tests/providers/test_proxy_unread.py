@@ -173,7 +173,7 @@ async def test_an_answer_that_ends_in_an_outage_is_whole_and_charged_once_that_c
         headers = {"authorization": f"Bearer {key}"}
         request = door.http.build_request("POST", "/proxy/openai/v1/speech", content=b"{}", headers=headers)
         response = await door.http.send(request, stream=True)
-        store_of(door.gateway)._busy_timeout_s = 0.01
+        store_of(door.gateway)._writer._busy_timeout_s = 0.01
         with locked(door.data_dir / DATABASE):
             turns.release()
             assert await response.aread() == b"first"

@@ -153,13 +153,13 @@ async def test_a_request_that_is_charged_again_after_its_end_costs_nobody_else_i
 async def test_a_settlement_that_waits_for_another_process_sees_what_that_one_credits(
     ledger: Ledger, account: str, database: Path, store: Store
 ) -> None:
-    store._busy_timeout_s = 60
+    store._writer._busy_timeout_s = 60
     await ledger.credit(account, 10, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         settling = asyncio.ensure_future(ledger.settle(hold, 10, None))
-        await eventually(lambda: store._pause is not None)
+        await eventually(lambda: store._writer._pause is not None)
         Transaction(other, EXECUTORS, now_ms).run(Move(account, "credit", 25, "from the command line"))
         assert (await refused(ledger.hold("req_2", account, 1, 10))).code == "insufficient_balance"
         other.execute("COMMIT")

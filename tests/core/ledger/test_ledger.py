@@ -263,7 +263,7 @@ async def test_a_charge_that_waits_to_be_written_is_not_released(
     ledger: Ledger, account: str, database: Path, store: Store
 ) -> None:
     """Else it would be spent by another request before it is taken out of the wallet."""
-    store._busy_timeout_s = 60
+    store._writer._busy_timeout_s = 60
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 10, 100)
     with locked(database):

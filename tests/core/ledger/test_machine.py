@@ -650,7 +650,7 @@ class LedgerLife(RuleBasedStateMachine):
         charged = self.wallet_of(hold).charge(hold.request_id, cost, self.now_ms, may_exceed=may_exceed)
         file = PendingFile(self.path.parent, self.run(self.store.identity()))
         with locked(self.path):
-            self.store._busy_timeout_s = 0.0
+            self.store._writer._busy_timeout_s = 0.0
             file.write(self.run(self._closed_before_it_is_written(hold, cost, may_exceed=may_exceed)))
         self.run(self.other.close())
         self.open()

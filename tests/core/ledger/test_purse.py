@@ -426,7 +426,7 @@ async def test_a_read_that_fails_leaves_no_mark(
 async def test_between_a_charge_and_its_commit_its_money_is_spent_by_nobody_else(
     ledger: Ledger, account: str, store: Store, database: Path
 ) -> None:
-    store._busy_timeout_s = LONG_S
+    store._writer._busy_timeout_s = LONG_S
     await ledger.credit(account, 1000, "p")
     holds = [await ledger.hold(f"req_{number}", account, 50, 50) for number in range(10)]
     with locked(database):

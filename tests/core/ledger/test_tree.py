@@ -568,7 +568,7 @@ class TreeLife(RuleBasedStateMachine):
             return
         file = PendingFile(self.path.parent, self.run(self.store.identity()))
         with locked(self.path):
-            self.store._busy_timeout_s = 0.0
+            self.store._writer._busy_timeout_s = 0.0
             file.write(self.run(self._closed_before_it_is_written(hold, cost)))
         self.run(self.other.close())
         self.auditor.held = {hold.request_id: self.auditor.held[hold.request_id]}

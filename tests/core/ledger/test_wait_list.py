@@ -127,7 +127,7 @@ async def test_what_another_process_paid_in_is_seen_before_anybody_is_refused_si
     other = await open_store(database, now_ms=clock)
     await getattr(Ledger(other), kind)(account, 60, "more")
     await other.close()
-    store._busy_timeout_s = LONG_S
+    store._writer._busy_timeout_s = LONG_S
     with locked(database):  # so that the settlement does not tell of it
         settling = asyncio.ensure_future(patient.settle(hold, 100, record(hold.request_id, account)))
         assert [hold.amount_nano for hold in await asyncio.gather(*asked)] == [20] * waiting
@@ -194,7 +194,7 @@ async def test_what_waits_to_be_written_is_none_of_those_that_hold_what_is_missi
     ledger: Ledger, account: str, store: Store, database: Path, clock: MsClock
 ) -> None:
     """It may be the oldest, and never comes free."""
-    store._busy_timeout_s = LONG_S
+    store._writer._busy_timeout_s = LONG_S
     first, _ = await held(ledger, account, 60, 40)
     clock.now_ms += 7000
     with locked(database):

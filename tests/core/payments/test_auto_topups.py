@@ -545,7 +545,7 @@ async def test_a_method_that_went_without_a_word_is_found_missing_when_it_is_wan
     await rig.spend(6)
     await rig.store.write(SetAutoTopUp(rig.account, TERMS))
     await rig.store.read(Query("SELECT 1"))
-    rig.store._connection.execute("DELETE FROM saved_payment_methods")
+    rig.store._writer._connection.execute("DELETE FROM saved_payment_methods")
     await rig.pay()
     assert (stripe.intents, (await rig.standing()).off_reason) == ({}, "no_payment_method")
 

@@ -15,6 +15,7 @@ from mcp_gateway.core.store.sqlite.private import beside
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.store.contract.noting import NOTING, TABLE
+from tests.core.store.sqlite.steps import drawn, watched
 from tests.databases import FOR_TESTS, locked, migrated
 from tests.disk import Disk
 from tests.loop_clock import pass_time
@@ -73,6 +74,7 @@ class SqlitePlace:
     async def opened(self) -> AsyncIterator[OpenEngine]:
         executors = FOR_TESTS | NOTING
         store = await Store.open(self._database, executors, now_ms=MsClock(), busy_timeout_s=0.0, sync=self._sync)
+        writer = watched(store)
         self._store = store
         try:
             yield self._around(store)
@@ -81,14 +83,20 @@ class SqlitePlace:
             pass_time(10)  # so that the end waits for no rest of an outage
             await store.close()
             self._store = None
+        assert set(writer.steps) <= drawn()
+
+    @property
+    def store(self) -> Store:
+        """What is opened, without what may be around it."""
+        assert self._store is not None
+        return self._store
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         return locked(self._database)
 
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:
-        assert self._store is not None
-        connection = self._store._connection
+        connection = self.store._writer._connection
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         try:

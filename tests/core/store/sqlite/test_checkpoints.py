@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.store.sqlite import store as store_module
+from mcp_gateway.core.store.sqlite import checkpoints, writer
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.sqlite.write_ahead_log import WriteAheadLog
 from tests.core.store.sqlite.test_store import note, notes_on_disk
@@ -22,9 +22,9 @@ class Gated:
 
     def __init__(self, store: Store, name: str) -> None:
         self.begun = 0
-        self._work = getattr(store, name)
+        self._work = getattr(store._checkpoints, name)
         self._may_go_on = threading.Semaphore(0)
-        setattr(store, name, self)
+        setattr(store._checkpoints, name, self)
 
     def __call__(self) -> None:
         self.begun += 1
@@ -37,14 +37,14 @@ class Gated:
 
 @pytest.fixture(autouse=True)
 def each_write_finds_the_log_too_long(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_BURSTS_PER_LOOK", 1)
-    monkeypatch.setattr(store_module, "_CHECKPOINT_BYTES", 8192)
+    monkeypatch.setattr(writer, "_BURSTS_PER_LOOK", 1)
+    monkeypatch.setattr(checkpoints, "_CHECKPOINT_BYTES", 8192)
 
 
 async def test_a_reader_in_the_way_puts_the_next_checkpoint_off(
     store: Store, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_CHECKPOINT_REST_S", 3600)
+    monkeypatch.setattr(checkpoints, "_REST_S", 3600)
     looked: list[int] = []
     reaches = WriteAheadLog.reaches
 
@@ -57,7 +57,7 @@ async def test_a_reader_in_the_way_puts_the_next_checkpoint_off(
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM notes").fetchall()
         await store.write(note("one"), is_durable=False)
-        await eventually(lambda: store._next_look_s > 0 and store._is_idle)
+        await eventually(lambda: store._checkpoints._next_look_s > 0 and store._writer._state == "idle")
         looks = len(looked)
         await store.write(note("two"), is_durable=False)
         assert len(looked) == looks
@@ -67,7 +67,7 @@ async def test_a_reader_in_the_way_puts_the_next_checkpoint_off(
 async def test_a_log_that_grew_while_a_reader_was_in_the_way_shrinks_again(
     store: Store, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_CHECKPOINT_REST_S", 0)
+    monkeypatch.setattr(checkpoints, "_REST_S", 0)
     with closing(sqlite3.connect(database, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM notes").fetchall()
@@ -76,7 +76,7 @@ async def test_a_log_that_grew_while_a_reader_was_in_the_way_shrinks_again(
         grown_bytes = store.log_bytes
     assert grown_bytes > 10 * 8192
     await store.write(note("the reader is gone"), is_durable=False)
-    await eventually(lambda: store.log_bytes <= 2 * 8192 and store._is_idle)
+    await eventually(lambda: store.log_bytes <= 2 * 8192 and store._writer._state == "idle")
     assert len(notes_on_disk(database)) == 21
 
 

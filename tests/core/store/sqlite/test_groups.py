@@ -47,7 +47,9 @@ async def test_a_group_that_forgets_an_outcome_has_written_nothing(store: Store,
 async def test_what_comes_in_turns_of_the_loop_without_a_gap_shares_a_burst(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store._gathering, "_monotonic_s", lambda: 0.0)  # a busy machine may take 2 ms for these turns
+    monkeypatch.setattr(
+        store._writer._gathering, "_monotonic_s", lambda: 0.0
+    )  # a busy machine may take 2 ms for these turns
     notes = Notes()
 
     async def write_after(turns: int, text: str) -> None:
@@ -71,7 +73,7 @@ async def test_a_loop_that_never_rests_does_not_put_off_a_burst_for_long(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = 0
-    monkeypatch.setattr(store._gathering, "_monotonic_s", lambda: number * LONGEST_S / 10)
+    monkeypatch.setattr(store._writer._gathering, "_monotonic_s", lambda: number * LONGEST_S / 10)
     notes = Notes()
     first = store.write(Together(notes.write, "first"), is_durable=False)
     while not first.done():

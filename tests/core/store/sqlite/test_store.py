@@ -85,7 +85,7 @@ async def test_a_write_waits_for_another_process_that_writes_for_a_moment(databa
     other = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     is_tried = threading.Event()
-    store._connection.set_trace_callback(lambda sql: is_tried.set())
+    store._writer._connection.set_trace_callback(lambda sql: is_tried.set())
     writing = asyncio.ensure_future(store.write(changing("CREATE TABLE late (x)")))
     await eventually(is_tried.is_set)
     other.execute("COMMIT")

@@ -106,9 +106,9 @@ async def test_a_quiet_store_makes_good_a_failed_sync_by_itself(store: Store, di
 
 @pytest.fixture
 def small_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcp_gateway.core.store.sqlite.store._CHECKPOINT_BYTES", 100_000)
-    monkeypatch.setattr("mcp_gateway.core.store.sqlite.store._BURSTS_PER_LOOK", 4)
-    monkeypatch.setattr("mcp_gateway.core.store.sqlite.store._CHECKPOINT_REST_S", 0.0)
+    monkeypatch.setattr("mcp_gateway.core.store.sqlite.checkpoints._CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr("mcp_gateway.core.store.sqlite.writer._BURSTS_PER_LOOK", 4)
+    monkeypatch.setattr("mcp_gateway.core.store.sqlite.checkpoints._REST_S", 0.0)
 
 
 def size(database: Path) -> int:

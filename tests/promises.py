@@ -21,6 +21,7 @@ AREAS: dict[str, Area] = {
             "Pages do what the API does, for those who may, tell a secret once, and keep what was typed where it is wrong.": [
                 "tests/doors/test_console.py",
                 "tests/test_console_values.py",
+                "tests/test_console_templates.py",
             ],
             "A newcomer registers, pays, calls by what the pages show, sees what it cost, and ends the key, in a browser alone.": [
                 "tests/console/test_journey.py",

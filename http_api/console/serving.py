@@ -162,7 +162,7 @@ class Console:
 
     async def write_page(self, template: str, values: Mapping[str, Any], asked: Asked[Any, Any]) -> Answered[Any]:
         """A page of a row of the API, with the headers that all pages have."""
-        text = self.templates.write(template, values, None, await self._viewer(asked.context.caller), asked.scope)
+        text = await self.templates.write(template, values, None, await self._viewer(asked.context.caller), asked.scope)
         headers = ((b"vary", b"Accept, Cookie"), *self._stamps(asked.context, None))
         return Answered(text.encode(), headers=headers, media_type=HTML)
 
@@ -195,7 +195,7 @@ class Console:
         else:
             part = told.part if b"x-part" in asked.context.sent else None
             viewer = await self._viewer(asked.context.caller)
-            text = self.templates.write(told.template, told.values, part, viewer, scope)
+            text = await self.templates.write(told.template, told.values, part, viewer, scope)
             headers = [HTML_TYPE, _NOT_STORED, (b"vary", b"X-Part, Cookie"), *told.headers]
             await send_bytes(send, text.encode(), headers, told.status)
 
@@ -225,7 +225,7 @@ class Console:
     async def _tell(self, scope: Scope, send: Send, refusal: GatewayError, more: Sequence[tuple[bytes, bytes]]) -> None:
         context: RequestContext = scope[CONTEXT]
         values = {"error": refusal, "status": HTTPStatus(refusal.status), "request_id": context.request_id}
-        text = self.templates.write("error.html", values, None, None, scope)
+        text = await self.templates.write("error.html", values, None, None, scope)
         headers: Headers = [HTML_TYPE, _NOT_STORED, *more, *error_headers(refusal)]
         await send_bytes(send, text.encode(), headers, refusal.status)
 

@@ -1,10 +1,12 @@
 """Fills the templates: text is escaped, and a name that is not given is an error and no empty place."""
 
+import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context, select_autoescape
@@ -18,6 +20,8 @@ from mcp_gateway.core.caller import Role
 from mcp_gateway.core.context import SENT
 from mcp_gateway.core.policy_links import PolicyLinks
 
+_PIECES_WITHOUT_A_TURN = 200
+"""Of a template, each a value or what stands between two: about a millisecond."""
 THEMES = ("light", "dark")
 _THEME_COOKIE = "gw_theme"
 
@@ -67,17 +71,25 @@ class Templates:
         """A path of the gateway's as a browser asks for it."""
         return self._prefix + path
 
-    def write(self, name: str, values: Mapping[str, Any], part: str | None, viewer: Viewer | None, scope: Scope) -> str:
-        """A page, or one block of it."""
+    async def write(
+        self, name: str, values: Mapping[str, Any], part: str | None, viewer: Viewer | None, scope: Scope
+    ) -> str:
+        """A page, or one block of it; a long one lets others have their turns."""
         seen_by = {"viewer": viewer, "path": scope["path"], "theme": _theme_in(scope)}
-        if part is not None:
-            return self.write_part(name, seen_by | dict(values), part)
-        return _environment().get_template(name).render(self._everywhere | seen_by | dict(values))
+        pieces, written = self._pieces(name, seen_by | dict(values), part), list[str]()
+        while some := list(islice(pieces, _PIECES_WITHOUT_A_TURN)):
+            written += some
+            if len(some) == _PIECES_WITHOUT_A_TURN:
+                await asyncio.sleep(0)
+        return "".join(written)
 
     def write_part(self, name: str, values: Mapping[str, Any], part: str) -> str:
         """One block of a page, with these values alone."""
-        template = _environment().get_template(name)
-        return "".join(template.blocks[part](template.new_context(self._everywhere | dict(values))))
+        return "".join(self._pieces(name, values, part))
+
+    def _pieces(self, name: str, values: Mapping[str, Any], part: str | None) -> Iterator[str]:
+        template, filled = _environment().get_template(name), self._everywhere | dict(values)
+        return template.generate(filled) if part is None else template.blocks[part](template.new_context(filled))
 
 
 @cache

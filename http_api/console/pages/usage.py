@@ -1,10 +1,11 @@
 """Usage: requests, tokens, cost and errors of an account, by day or hour, and by what they share."""
 
-from collections.abc import Callable, Collection, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from itertools import islice
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 from urllib.parse import urlencode
 
 from http_api.console.chart import Stacked, stacked_bars
@@ -159,8 +160,11 @@ class UsagePages:
         groups = errors if query.show == "errors" else by
         names = await self._keys.names(asked)
         path, chosen = self._at(home_of(asked) + REQUESTS), {name: one for name, one in window.chosen.items() if one}
-        links = [f"{path}?{urlencode(_filter_of(bar) | chosen, doseq=True)}" for bar in window.bars]
+        links = _links(path, window, chosen)
         series = _series(groups, window, query.show, names)
+        await asyncio.sleep(0)  # since others wait for their turns
+        picture = _picture(window, series, query.show, links)
+        await asyncio.sleep(0)
         values = {
             **told_of(asked),
             "filter": query,
@@ -179,7 +183,7 @@ class UsagePages:
             "latency": latency,
             "models": [model for (model,) in models if model is not None],
             "keys": _offered(names, query.key),
-            "picture": _picture(window, series, query.show, links),
+            "picture": picture,
             "links": links,
             "leads": _leads(series, shared),
             "series": series,
@@ -262,9 +266,11 @@ def _offered(names: dict[str, str], chosen: Collection[str]) -> dict[str, str]:
     return newest | {key_id: names.get(key_id, key_id) for key_id in chosen}
 
 
-def _filter_of(bar: _Bar) -> dict[str, Any]:
-    """The requests that a bar sums up."""
-    return {"since": minute(bar.begin), "until": minute(bar.end)}
+def _links(path: str, window: _Window, chosen: Mapping[str, Sequence[str]]) -> list[str]:
+    """Where the requests are that each bar sums up."""
+    more = f"&{urlencode(chosen, doseq=True)}" if chosen else ""
+    spans = ({"since": minute(bar.begin), "until": minute(bar.end)} for bar in window.bars)
+    return [f"{path}?{urlencode(span)}{more}" for span in spans]
 
 
 def _leads(series: Sequence[Stacked], by: By) -> dict[int, str]:

@@ -388,8 +388,9 @@ class History:
             moments = _spread(counts, since_ms)
             most = _MOST_TIMED // _MOMENTS * (_MOST_PASSED if is_filtered else 1)
         timed = await self._store.read(LatencySample(account_id, tuple(moments), until_ms, most, among))
-        first = sorted(first_ms for first_ms, _ in timed if first_ms is not None)
-        return Latencies(len(timed), _quantiles(first), _quantiles(sorted(total_ms for _, total_ms in timed)))
+        first_ms, total_ms = zip(*timed, strict=True) if timed else ((), ())
+        first = sorted(one for one in first_ms if one is not None)
+        return Latencies(len(timed), _quantiles(first), _quantiles(sorted(total_ms)))
 
 
 def _spread(counts: Sequence[tuple[int, int]], since_ms: int) -> list[int]:

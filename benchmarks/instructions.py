@@ -6,7 +6,7 @@ Instructions say what changed where time is too noisy to: two runs differ by les
 others, whatever else the machine does. Counted are those of the process outside of the kernel, by `perf` where
 it can count them, otherwise by valgrind, under which everything takes some fifty times longer. One client sends one
 request after the other on a kept connection, so that every run does the same; what the idle gateway spends in the same
-time is taken off, and what it writes by the clock is left out (`unclocked.py`): under valgrind a slow run would have
+time is taken off, and what it does by the clock is left out (`unclocked.py`): under valgrind a slow run would have
 more of it.
 """
 

@@ -16,7 +16,7 @@ from tests.console.house import House, open_house
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 OPEN = ["/console/sign-in", "/console/register", "/console/password?token=x", "/console/nowhere", "/console/models"]
-OPEN += ["/status", "/"]
+OPEN += ["/status", "/", "/docs"]
 SIGNED_IN = [
     "/console/keys",
     "/console/keys/new",

@@ -23,7 +23,13 @@ def drawn(*series: Stacked, labels: int = 3) -> str:
     [(0, 1, 1), (1, 1, 0.5), (4, 4, 1), (7, 8, 2), (100, 100, 50), (0.003, 0.003, 0.001), (999, 1000, 500)],
 )
 def test_the_axis_ends_where_a_line_is_that_people_count_by(largest: float, top: float, step: float) -> None:
-    assert _scale(largest) == pytest.approx((top, step))
+    assert _scale(largest, 0) == pytest.approx((top, step))
+
+
+def test_of_what_is_counted_no_axis_shows_halves() -> None:
+    assert _scale(2, 1) == (2, 1)
+    assert "<span>0.5</span>" not in drawn(Stacked("x", [Decimal(1), Decimal(2)]), labels=2)
+    assert "<span>0.5</span>" in drawn(Stacked("x", [Decimal(1), Decimal("1.5")]), labels=2)
 
 
 def test_parts_of_a_bar_stand_on_each_other() -> None:

@@ -53,7 +53,8 @@ def stacked_bars(
     `links` are where each bar leads, if anywhere.
     """
     totals = [sum((one.values[place] for one in series), Decimal(0)) for place in range(len(labels))]
-    top, step = _scale(float(max(totals, default=0)))
+    are_whole = all(total == int(total) for total in totals)
+    top, step = _scale(float(max(totals, default=0)), 1.0 if are_whole else 0.0)
     steps = round(top / step)
     marks = [_LINE.format(100 * number / steps) for number in range(steps + 1)]
     slot, every = 100 / max(len(labels), 1), max(1, math.ceil(len(labels) / _MOST_LABELS))
@@ -84,10 +85,14 @@ def _parts(place: int, series: Sequence[Stacked], top: float, left: float, width
     return parts
 
 
-def _scale(largest: float) -> tuple[float, float]:
-    """The top of the axis, and the step between its lines: 1, 2 or 5 times a power of ten, about four lines."""
+def _scale(largest: float, least_step: float) -> tuple[float, float]:
+    """The top of the axis, and the step between its lines: 1, 2 or 5 times a power of ten, about four lines.
+
+    No step is smaller than the least: of what is counted there are no halves.
+    """
     if largest <= 0:
         return 1.0, 1.0
     power = 10.0 ** math.floor(math.log10(largest / 4))
     step = next(times * power for times in (1, 2, 5, 10) if times * power >= largest / 4 * (1 - 1e-12))
+    step = max(step, least_step)
     return math.ceil(largest / step * (1 - 1e-12)) * step, step

@@ -14,7 +14,7 @@ _FLAGS = [
 ]  # fmt: skip
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 _ALIKE = ".reference > section:not(:nth-of-type(20n + 1))"
-"""Of the hundreds of sections of the reference, made by one piece of code, axe looks at one in twenty: it takes minutes."""
+"""Of the many sections of the reference, all made by the same code, axe looks at one in twenty: all take minutes."""
 _WATCH = """
 window.__violations = [];
 document.addEventListener("securitypolicyviolation",

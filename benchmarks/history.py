@@ -24,6 +24,8 @@ from typing import Any
 
 import httpx2
 
+from mcp_gateway.core.store.names import Numbers
+
 DAYS = 90
 KEYS = 3
 MODELS = ("demo/echo", "org/large", "org/small", "org/vision:free")
@@ -31,13 +33,13 @@ TIMES = 9
 CHATS = 300
 PASSWORD = "a quiet river in May"  # noqa: S105
 FILL = """
-INSERT INTO requests
+INSERT INTO request_rows
 WITH RECURSIVE number (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM number WHERE n + 1 < :requests)
 SELECT
-    printf('req_%012x%020x', :since_ms + n * :every_ms, n), NULL, :account,
+    :account, printf('req_%012x%020x', :since_ms + n * :every_ms, n), NULL,
     CASE n % 3 WHEN 0 THEN :k0 WHEN 1 THEN :k1 ELSE :k2 END, 'http',
-    CASE n % 4 WHEN 0 THEN :m0 WHEN 1 THEN :m1 WHEN 2 THEN :m2 ELSE :m3 END, 'vllm-1', 1,
-    500 + n % 700, 100 + n % 300, NULL, 100000 + n % 99999, '1/2', CAST(:since_ms + n * :every_ms AS INTEGER),
+    CASE n % 4 WHEN 0 THEN :m0 WHEN 1 THEN :m1 WHEN 2 THEN :m2 ELSE :m3 END, :backend, 1,
+    500 + n % 700, 100 + n % 300, NULL, 100000 + n % 99999, :price, CAST(:since_ms + n * :every_ms AS INTEGER),
     700 + n * 7919 % 9000, 60 + n * 7919 % 900, IIF(n % 50, 200, 502), IIF(n % 50, NULL, 'backend_error'), 'stop'
 FROM number
 """
@@ -50,7 +52,7 @@ SUM_FAILED = f"""
 INSERT INTO hourly_parts SELECT account_id, started_at_ms / 3600000, key_id, model, '', http_status, {SUMS}
 FROM requests WHERE http_status <> 200 GROUP BY 1, 2, 3, 4, 6
 """
-TRIGGERS = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'requests'"
+TRIGGERS = "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'request_rows'"
 SETTINGS = {
     "GATEWAY_USERS__REGISTRATION": "open",
     "GATEWAY_LIMITS__LISTING_REQUESTS_PER_MINUTE": "1000000",
@@ -63,17 +65,16 @@ def fill(path: Path, account_id: str, key_ids: list[str], requests: int) -> None
     """Write them without the triggers that sum each up by itself, which stand again afterwards."""
     since_ms = int(time.time() * 1000) - DAYS * 86_400_000
     values: dict[str, Any] = {"requests": requests, "since_ms": since_ms, "every_ms": DAYS * 86_400_000 / requests}
-    values |= {"account": account_id, **{f"k{place}": key_id for place, key_id in enumerate(key_ids)}}
-    values |= {f"m{place}": model for place, model in enumerate(MODELS)}
+    names = {"account": account_id, **{f"k{place}": key_id for place, key_id in enumerate(key_ids)}}
+    names |= {f"m{place}": model for place, model in enumerate(MODELS)} | {"backend": "vllm-1", "price": "1/2"}
     with sqlite3.connect(path, isolation_level=None) as database:
-        triggers = database.execute(
-            "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'requests'"
-        ).fetchall()
+        triggers = database.execute(TRIGGERS).fetchall()
         database.execute("PRAGMA synchronous = OFF")
         database.execute("BEGIN")
         for name, _ in triggers:
             database.execute(f"DROP TRIGGER {name}")
-        database.execute(FILL, values)
+        numbers = Numbers(database)[tuple(names.values())]
+        database.execute(FILL, values | dict(zip(names, numbers, strict=True)))
         database.execute(SUM)
         database.execute(SUM_FAILED)
         for _, sql in triggers:

@@ -18,6 +18,8 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.ledger.entries import Settle
 from mcp_gateway.core.ledger.rules import Amount
+from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.sql.requests import insert_records
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.migrations import migrate
@@ -144,6 +146,17 @@ def of_version(number: int) -> bytes:
         for earlier in range(1, number + 1):
             migrations._apply(connection, earlier, files[earlier])
         return connection.serialize()
+
+
+def record_in(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
+    """Rows of the request log, in a database of this version that no store has."""
+    insert_records(Transaction(connection, EXECUTORS, ids.now_ms), records)
+
+
+def record_before_names(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
+    """The same of chats in one of a version whose rows had the names themselves."""
+    rows = [record[: RequestRecord._fields.index("surface")] for record in records]
+    connection.executemany(f"INSERT INTO requests VALUES ({', '.join('?' * 19)}) ON CONFLICT DO NOTHING", rows)
 
 
 @cache

@@ -357,6 +357,10 @@ AREAS: dict[str, Area] = {
                 "tests/core/observe/test_retention.py",
                 "tests/doors/test_retention.py",
             ],
+            "Rows repeat no names: these are written once, never mistaken for others whatever is rolled back, and a database that had them in its rows is told as before.": [
+                "tests/core/store/test_names.py",
+                "tests/core/store/sqlite/test_migrated_rows.py",
+            ],
             "Sums by the hour are put right by their requests beside traffic, and those whose requests are gone stay.": [
                 "tests/core/observe/test_rebuilt_sums.py",
             ],

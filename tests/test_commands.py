@@ -22,8 +22,8 @@ from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger import orders
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.record import RoutingFacts
-from mcp_gateway.core.store.sql.requests import insert_records
 from tests.cases import each
+from tests.databases import record_in
 from tests.patience import PATIENCE_S
 from tests.recorded import recorded
 from tests.serving import Door, bearer, open_door
@@ -709,7 +709,7 @@ def test_a_request_is_found_by_its_id_or_its_client_s(data_dir: Path) -> None:
     record = recorded(1_900_000_000_062, client_request_id="mine\x1b[2J", surface="messages", cost_nano=15)
     record = record._replace(account_id=account, routing=RoutingFacts("code", "simple", 0.75))
     with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
-        insert_records(connection, [record])
+        record_in(connection, [record])
     shown = run("requests", "show", record.id)
     assert shown.exit_code == 0
     lines = {f"id                {record.id}", "cost_usd          0.000000015", "surface           messages"}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from mcp_gateway.core.engine import Read, Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.names import Numbers
 
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ class Transaction(Rows):
         super().__init__(connection)
         self.now_ms = now_ms
         """The time by which entries of the ledger are made: what has a later id is not older."""
+        self.numbers = Numbers(connection)
         self._executors = executors
         self._told: list[object] = []
 
@@ -54,6 +56,11 @@ class Transaction(Rows):
         """What was told since the last time, which is forgotten with this."""
         told, self._told = self._told, []
         return told
+
+    def forget(self) -> None:
+        """What was told and numbered, once it is rolled back."""
+        self._told.clear()
+        self.numbers.clear()
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
         """Returns how many rows it changed."""
@@ -82,6 +89,7 @@ class Transaction(Rows):
             self.execute("ROLLBACK TO whole")
             self.execute("RELEASE whole")
             del self._told[told:]
+            self.numbers.clear()
             raise
         self.execute("RELEASE whole")
         return outcome

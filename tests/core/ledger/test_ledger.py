@@ -614,7 +614,7 @@ TAMPERINGS: dict[str, str] = {
     "a hold of an earlier release that never ended": (
         "INSERT INTO ledger_transactions SELECT NULL, account_id, 'hold', 'req_old', -1, 0, 1, 0, 0, 0, 1 FROM wallets"
     ),
-    "a record with another cost": "UPDATE requests SET cost_nano = cost_nano + 1",
+    "a record with another cost": "UPDATE request_rows SET cost_nano = cost_nano + 1",
 }
 
 

@@ -19,13 +19,13 @@ from mcp_gateway.core.observe import history as history_module
 from mcp_gateway.core.observe.history import Group, Grouping, Groups, History, Totals, TotalsOfHours
 from mcp_gateway.core.observe.records import Records
 from mcp_gateway.core.record import Attribution, RequestRecord, RoutingFacts, SurfaceName
-from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
+from mcp_gateway.core.store.sql.requests import CORRECT, correction
 from mcp_gateway.core.store.sql.usage import EXECUTORS
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Rows
-from tests.databases import Query, changing, explained, of_version
+from tests.databases import Query, changing, explained, of_version, record_before_names, record_in
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 24 * HOUR_MS
@@ -117,10 +117,10 @@ def test_sums_are_those_of_the_requests_however_these_came_and_were_corrected(
     records: list[RequestRecord], data: st.DataObject
 ) -> None:
     with closing(database_at(max(migrations._files()))) as connection:
-        insert_records(connection, records)
+        record_in(connection, records)
         stand = {record.id: record for record in records}
         if records:
-            insert_records(connection, data.draw(st.lists(st.sampled_from(records))))  # again, which counts once
+            record_in(connection, data.draw(st.lists(st.sampled_from(records))))  # again, which counts once
             for record in data.draw(st.lists(st.sampled_from(records))):
                 keeps_cost = data.draw(st.booleans())
                 cost_nano, http_status = data.draw(NUMBERS), data.draw(st.sampled_from(STATUSES))
@@ -146,7 +146,7 @@ def test_the_names_of_a_day_are_counted_once_for_all_that_is_written_together() 
     with closing(database_at(max(migrations._files()))) as connection:
         asked: list[str] = []
         connection.set_trace_callback(asked.append)
-        insert_records(connection, records)
+        record_in(connection, records)
         connection.set_trace_callback(None)
         assert sum("COUNT(*) FROM attributed_names" in sql for sql in asked) == 2
         assert connection.execute("SELECT COUNT(*) FROM attributed_names").fetchall() == [(150,)]
@@ -165,7 +165,7 @@ def test_what_stands_in_the_log_is_summed_up_by_the_first_version_that_sums_as_c
 ) -> None:
     chats = [record._replace(surface="chat", routing=None, attribution=None) for record in records]
     with closing(database_at(13)) as connection:
-        insert_records(connection, chats)
+        record_before_names(connection, chats)
         migrate(connection)
         assert connection.execute(SUMS).fetchall() == connection.execute(FROM_REQUESTS).fetchall()
         assert connection.execute(PARTS).fetchall() == parts(chats)
@@ -177,7 +177,7 @@ def test_what_an_earlier_version_summed_up_is_summed_up_by_status_where_it_still
 ) -> None:
     with closing(database_at(14)) as connection:
         records = [record._replace(surface="chat", routing=None, attribution=None) for record in records]
-        insert_records(connection, records)
+        record_before_names(connection, records)
         gone = data.draw(st.sets(st.sampled_from([record.id for record in records]))) if records else set()
         connection.executemany("DELETE FROM requests WHERE id = ?", [(request_id,) for request_id in gone])
         migrate(connection)
@@ -220,7 +220,7 @@ def test_by_any_one_or_two_things_whole_hours_have_the_sums_of_their_requests(
 ) -> None:
     first = MIDNIGHT_MS // HOUR_MS + since_hour
     with closing(database_at(max(migrations._files()))) as connection:
-        insert_records(connection, records)
+        record_in(connection, records)
         asked = TotalsOfHours("acc_1", first, first + hours, (Grouping(by, 2**40),))
         (found,) = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
     window = range(first * HOUR_MS, (first + hours) * HOUR_MS)
@@ -332,7 +332,7 @@ def test_several_groupings_are_each_what_they_are_alone(
     records: list[RequestRecord], groupings: list[tuple[Group, ...]]
 ) -> None:
     with closing(database_at(max(migrations._files()))) as connection:
-        insert_records(connection, records)
+        record_in(connection, records)
         asked = TotalsOfHours("acc_1", 0, 2**40, tuple(Grouping(by, 2**40) for by in groupings))
         each = EXECUTORS.reads[TotalsOfHours](Rows(connection), asked)
     assert each == [grouped((one for one in records if one.account_id == "acc_1"), by) for by in groupings]

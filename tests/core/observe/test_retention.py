@@ -130,7 +130,7 @@ async def test_old_requests_are_found_by_their_place_however_many_there_are(
 ) -> None:
     steps = explained(monkeypatch)
     await retention(store, clock).tidy()
-    assert any("SEARCH requests USING PRIMARY KEY (account_id=? AND id<?)" in step for step in steps)
+    assert any("SEARCH requests USING PRIMARY KEY (account_number=? AND id<?)" in step for step in steps)
     assert not any("SCAN requests" in step or "TEMP B-TREE" in step for step in steps)
 
 

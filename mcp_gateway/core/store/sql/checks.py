@@ -1,5 +1,7 @@
 """What must hold between the ledger's facts and everything that is derived from them, as queries that find nothing."""
 
+from mcp_gateway.core.store.names import NUMBER_OF
+
 _CLOSED = "COALESCE((SELECT MAX(last_id) FROM closed_months), 0)"
 _ARCHIVED = "COALESCE((SELECT MAX(last_id) FROM closed_months WHERE is_archived = 1), 0)"
 _CHECKS = {
@@ -44,7 +46,8 @@ _CHECKS = {
         SELECT lease_id FROM pockets JOIN leases ON budget_id = lease_id WHERE returned_nano IS NOT NULL""",
     "a request's record differs from its settlement (request, recorded, charged)": """
         SELECT t.reference, cost_nano, t.revenue_nano + IFNULL(back.revenue_nano, 0) AS kept
-        FROM ledger_transactions AS t JOIN requests AS r ON r.id = t.reference AND r.account_id = t.account_id
+        FROM ledger_transactions AS t
+        JOIN request_rows AS r ON r.id = t.reference AND account_number = {of_account}
         LEFT JOIN ledger_transactions AS back ON back.reference = t.reference AND back.kind = 'refund_of_request'
         WHERE t.id > {after} AND t.kind = 'settle' AND cost_nano <> kept""",
     "a request was settled or voided twice (request, times)": """
@@ -66,7 +69,8 @@ _CHECKS = {
 
 
 def _beginning(after: str) -> dict[str, str]:
-    return {what: sql.format(after=after, closed=_CLOSED) for what, sql in _CHECKS.items()}
+    of_account = NUMBER_OF.format("t.account_id")
+    return {what: sql.format(after=after, closed=_CLOSED, of_account=of_account) for what, sql in _CHECKS.items()}
 
 
 CHECKS = _beginning(_CLOSED)

@@ -14,6 +14,7 @@ from mcp_gateway.core.ledger.closing import (
     SumsOfMonth,
 )
 from mcp_gateway.core.ledger.months import Month
+from mcp_gateway.core.store.names import NAME_OF, NUMBER_OF
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _LAST_CLOSED = "SELECT month, last_id FROM closed_months ORDER BY month DESC LIMIT 1"
@@ -30,12 +31,12 @@ CHARGED_GRANTS = """
 ), 0)
 """
 _SUMS_OF_ENTRIES = f"""
-SELECT entries.account_id, kind, COALESCE(model, '') AS of_model, COUNT(*),
+SELECT entries.account_id, kind, COALESCE({NAME_OF.format("model_number")}, '') AS of_model, COUNT(*),
     {", ".join(f"SUM(entries.{book})" for book in _BOOKS)},
     SUM(CASE WHEN kind = 'settle' OR kind = 'refund_of_request' THEN {CHARGED_GRANTS} ELSE 0 END),
     {", ".join(f"SUM(COALESCE({count}, 0))" for count in _TOKENS)}
-FROM ledger_transactions AS entries LEFT JOIN requests
-    ON requests.account_id = entries.account_id AND requests.id = reference
+FROM ledger_transactions AS entries LEFT JOIN request_rows
+    ON account_number = {NUMBER_OF.format("entries.account_id")} AND request_rows.id = reference
     AND (kind = 'settle' OR kind = 'refund_of_request')
 WHERE entries.id > ? AND entries.id <= ?
 GROUP BY +entries.account_id, kind, of_model ORDER BY entries.account_id, kind, of_model

@@ -10,12 +10,14 @@ from mcp_gateway.core.ledger.months import (
     StatementOf,
     statement_of,
 )
+from mcp_gateway.core.store.names import NAME_OF, NUMBER_OF
 from mcp_gateway.core.store.sql.closing import CHARGED_GRANTS
 from mcp_gateway.core.store.transaction import Executors, Rows
 
 _OF_REQUESTS = "('settle', 'refund_of_request')"
 _COUNTS_AS = "CASE kind WHEN 'settle' THEN 1 ELSE -1 END"
 """How often a request counts by such an entry: one that was given back was none."""
+_MODEL = NAME_OF.format("model_number")
 _AFTER = "(SELECT COALESCE(MAX(last_id), 0) FROM closed_months)"
 _IS_CLOSED = "EXISTS (SELECT 1 FROM closed_months WHERE month = :month)"
 _STATEMENT = f"""
@@ -33,8 +35,8 @@ closed AS MATERIALIZED (
     WHERE account_id = :account_id AND month_sums.month >= :month AND kind NOT IN ('hold', 'void')
 ),
 used AS (
-    SELECT model, {_COUNTS_AS} AS times, amount_nano, prompt_tokens, completion_tokens, cached_tokens
-    FROM entries LEFT JOIN requests ON requests.account_id = :account_id AND requests.id = reference
+    SELECT {_MODEL} AS model, {_COUNTS_AS} AS times, amount_nano, prompt_tokens, completion_tokens, cached_tokens
+    FROM entries LEFT JOIN request_rows ON account_number = {NUMBER_OF.format(":account_id")} AND id = reference
     WHERE NOT is_later AND kind IN {_OF_REQUESTS}
 ),
 use AS (
@@ -66,9 +68,11 @@ ORDER BY part, 7 DESC, 2
 _PARTS = ("now", "later", "moves", "use", "archived")
 _EARNED = f"""
 SELECT account_id, model, SUM(times), SUM(revenue_nano), SUM(charged_grants_nano) FROM (
-    SELECT entries.account_id, model, {_COUNTS_AS} AS times, revenue_nano, {CHARGED_GRANTS} AS charged_grants_nano
+    SELECT entries.account_id, {_MODEL} AS model, {_COUNTS_AS} AS times, revenue_nano,
+        {CHARGED_GRANTS} AS charged_grants_nano
     FROM ledger_transactions AS entries
-    LEFT JOIN requests ON requests.account_id = entries.account_id AND requests.id = entries.reference
+    LEFT JOIN request_rows
+    ON account_number = {NUMBER_OF.format("entries.account_id")} AND request_rows.id = entries.reference
     WHERE entries.id > {_AFTER} AND created_at_ms >= :since_ms AND created_at_ms < :until_ms
         AND kind IN {_OF_REQUESTS} AND NOT {_IS_CLOSED}
     UNION ALL SELECT account_id, NULLIF(model, ''), {_COUNTS_AS} * entries, revenue_nano, charged_grants_nano

@@ -1,8 +1,8 @@
 """The request log: rows of requests, what stands beside them, and sums over them."""
 
-import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -37,6 +37,7 @@ from mcp_gateway.core.record import (
     RoutingFacts,
     round_ids,
 )
+from mcp_gateway.core.store.names import NUMBER_OF
 from mcp_gateway.core.store.sql.attribution import insert_attributed
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.sql.usage import ahead_s
@@ -48,16 +49,24 @@ _COLUMNS = RequestRecord._fields[:_SURFACE_AT]
 """Those of the table: beside it stand a surface, only where it is not UNNAMED_SURFACE, and what few were billed by."""
 _OF_FEW = slice(_SURFACE_AT + 1, None)
 _NOTHING_OF_THAT = tuple(RequestRecord._field_defaults[name] for name in RequestRecord._fields[_OF_FEW])
+_NUMBERED = {
+    "account_id": "account_number", "key_id": "key_number", "model": "model_number", "backend": "backend_number",
+    "price_version": "price_number",
+}  # fmt: skip
+"""Rows have the numbers of these names: the table is `request_rows`, and `requests` a view of it with the names."""
+_OWN = tuple(column for column in _COLUMNS if column not in _NUMBERED)
+_names_in = itemgetter(*map(_COLUMNS.index, _NUMBERED))
+_own_of = itemgetter(*map(_COLUMNS.index, _OWN))
 _INSERT = (
-    f"INSERT INTO requests ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
-    "ON CONFLICT (account_id, id) DO NOTHING"
+    f"INSERT INTO request_rows ({', '.join((*_NUMBERED.values(), *_OWN))}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
+    "ON CONFLICT (account_number, id) DO NOTHING"
 )
 _INSERT_SURFACE = "INSERT INTO request_surfaces VALUES (?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 _INSERT_COUNTS = "INSERT INTO request_counts VALUES (?, ?, ?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 _INSERT_ROUTED = "INSERT INTO routed_requests VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (account_id, id) DO NOTHING"
 CORRECT = (
-    "UPDATE requests SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
-    "WHERE account_id = ? AND id = ?"
+    "UPDATE request_rows SET cost_nano = COALESCE(?, cost_nano), http_status = ?, error_code = ?, latency_ms = ? "
+    f"WHERE account_number = {NUMBER_OF.format('?')} AND id = ?"
 )
 """For a request whose outcome turned out otherwise after its row was written; takes a `correction`."""
 
@@ -145,31 +154,32 @@ GROUP BY requests.account_id, requests.key_id
 """Further rounds of requests, which accounts alone have whose keys may use tools of servers: no others are searched."""
 
 
-def insert_records(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
+def insert_records(transaction: Transaction, records: Sequence[RequestRecord]) -> None:
     """Rows for requests, each of which is recorded once; a surface behind its request, whose sums it is told."""
-    connection.executemany(_INSERT, [record[:_SURFACE_AT] for record in records])
+    numbers = transaction.numbers
+    transaction.execute_many(_INSERT, [(*numbers[_names_in(record)], *_own_of(record)) for record in records])
     named = [(record.account_id, record.id, record.surface) for record in records if record.surface != UNNAMED_SURFACE]
     if named:
-        connection.executemany(_INSERT_SURFACE, named)
+        transaction.execute_many(_INSERT_SURFACE, named)
     if few := [record for record in records if record[_OF_FEW] != _NOTHING_OF_THAT]:
-        _insert_beside(connection, few)
+        _insert_beside(transaction, few)
 
 
-def _insert_beside(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
+def _insert_beside(transaction: Transaction, records: Sequence[RequestRecord]) -> None:
     """What few requests were billed by, or asked for: why their models were chosen, and whom they are attributed to."""
     counted = [
         (record.account_id, record.id, record.cache_write_tokens, record.images, record.ended_by)
         for record in records
         if record.images or record.cache_write_tokens is not None or record.ended_by is not None
     ]
-    connection.executemany(_INSERT_COUNTS, counted)
+    transaction.execute_many(_INSERT_COUNTS, counted)
     routed = [
         (record.account_id, record.id, facts.task, facts.complexity, facts.confidence)
         for record in records
         if (facts := record.routing) is not None
     ]
-    connection.executemany(_INSERT_ROUTED, routed)
-    insert_attributed(connection, [record for record in records if record.attribution is not None])
+    transaction.execute_many(_INSERT_ROUTED, routed)
+    insert_attributed(transaction.connection, [record for record in records if record.attribution is not None])
 
 
 def correction(record: RequestRecord, *, keeps_cost: bool = False) -> Row:
@@ -212,7 +222,7 @@ SELECT model, started_at_ms, first_token_ms FROM (
 
 
 def _add_records(transaction: Transaction, writes: Sequence[AddRecord]) -> list[None]:
-    insert_records(transaction.connection, [write.record for write in writes])
+    insert_records(transaction, [write.record for write in writes])
     return [None] * len(writes)
 
 

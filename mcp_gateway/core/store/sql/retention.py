@@ -2,6 +2,7 @@
 
 from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.observe.retention import ForgetRequests, ForgetRows, OldRequests, Over, RequestPlace, RowsOver
+from mcp_gateway.core.store.names import NUMBER_OF
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _OLD_REQUESTS = """
@@ -11,7 +12,7 @@ WHERE accounts.id >= ? AND started_at_ms < ? ORDER BY accounts.id, requests.id L
 """
 """A look-up for each account, whose oldest requests stand first; CROSS keeps that order. What began later than its id
 was made, as a further round does, is told by its time."""
-_FORGET_REQUEST = "DELETE FROM requests WHERE account_id = ? AND id = ?"
+_FORGET_REQUEST = f"DELETE FROM request_rows WHERE account_number = {NUMBER_OF.format('?')} AND id = ?"
 _TABLES: dict[Over, tuple[str, tuple[str, ...], str]] = {
     "kept_answer": ("idempotent_answers", ("account_id", "key_sha256"), "created_at_ms"),
     "replaced_secret": ("replaced_secrets", ("sha256",), "ends_at_ms"),

@@ -140,7 +140,7 @@ class Journal:
         for taken in self._of_pockets:  # told when nothing is held of it any more
             take_from_pocket(self._transaction, *taken)
         if self._records:
-            insert_records(self._connection, self._records)
+            insert_records(self._transaction, self._records)
         if self._corrections:
             self._connection.executemany(CORRECT, self._corrections)
 

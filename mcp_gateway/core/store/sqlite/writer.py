@@ -290,7 +290,7 @@ class Writer:
             self._state = "idle"
 
     def _roll_back(self) -> None:
-        self._transaction.take_told()
+        self._transaction.forget()
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

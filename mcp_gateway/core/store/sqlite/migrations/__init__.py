@@ -1,12 +1,21 @@
 """Numbered SQL files, each applied once and in order, in a transaction of its own."""
 
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+logger = logging.getLogger(__name__)
+
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
+_WRITES_ANEW = re.compile(r"-- Writes anew: (\w+)\n")
+"""How a file begins that copies all rows of a table."""
+_MANY_ROWS = 100_000
+"""Whose copying takes a second."""
+_COPY_BYTES = 450
+"""Of a row at most, in the database and in the log of the transaction."""
 
 
 class SchemaTooNew(Exception):
@@ -45,13 +54,30 @@ def _apply(connection: sqlite3.Connection, number: int, file: Path) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _applied(connection) < number:  # else another process was faster
-            for statement in _statements(file.read_text("utf-8")):
+            sql = file.read_text("utf-8")
+            _tell_of_copy(connection, sql)
+            for statement in _statements(sql):
                 connection.execute(statement)
             connection.execute("INSERT INTO schema_migrations VALUES (?)", (number,))
         connection.execute("COMMIT")
     except BaseException:
         connection.rollback()
         raise
+
+
+def _tell_of_copy(connection: sqlite3.Connection, sql: str) -> None:
+    """Why nothing else happens for a while, and what it needs."""
+    if (copies := _WRITES_ANEW.match(sql)) is None:
+        return
+    (rows,) = connection.execute(f"SELECT COUNT(*) FROM {copies[1]}").fetchone()
+    if rows >= _MANY_ROWS:
+        logger.warning(
+            "the schema changes: the %d rows of %s are written anew, once, in one transaction; this takes some ten "
+            "seconds for a million of them, and up to %d MB of the disk beside what the database has",
+            rows,
+            copies[1],
+            rows * _COPY_BYTES // 1_000_000 + 1,
+        )
 
 
 def _applied(connection: sqlite3.Connection) -> int:

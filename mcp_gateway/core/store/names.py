@@ -1,0 +1,40 @@
+"""Names that rows repeat, each written once: rows have its number.
+
+Accounts, keys, models, backends and versions of prices: what the operator or the gateway makes, never a caller's text,
+since names are kept.
+"""
+
+import sqlite3
+
+NUMBER_OF = "(SELECT number FROM names WHERE name = {})"
+NAME_OF = "(SELECT name FROM names WHERE number = {})"
+_MOST = 10_000
+"""Known at once: more than are in use, and a few MB."""
+
+_Names = tuple[str | None, ...]
+_NumbersOf = tuple[int | None, ...]
+
+
+class Numbers(dict[_Names, _NumbersOf]):
+    """The numbers of names that come together, as far as the writer knows them; new names are written.
+
+    What is written in a transaction that is rolled back has no number any more: `clear` them with it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def __missing__(self, names: _Names) -> _NumbersOf:
+        if len(self) >= _MOST:
+            self.clear()
+        numbers = self[names] = tuple(None if name is None else self._number(name) for name in names)
+        return numbers
+
+    def _number(self, name: str) -> int:
+        found = self._connection.execute("SELECT number FROM names WHERE name = ?", (name,)).fetchone()
+        if found is not None:
+            return int(found[0])
+        number = self._connection.execute("INSERT INTO names (name) VALUES (?)", (name,)).lastrowid
+        assert number is not None
+        return number

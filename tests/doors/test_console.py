@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from html import unescape
+from html import escape, unescape
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -125,6 +125,21 @@ async def test_who_signs_in_goes_on_where_they_were_and_nowhere_else(door: Door,
         answer = await again.send("/console/sign-in", email=reader.email, password=PASSWORD, next=wanted)
         assert (answer.status_code, answer.headers["location"]) == (303, found)
         assert (await again.get("/console/keys")).status_code == 200
+
+
+async def test_who_has_to_register_first_goes_on_where_they_were_and_nowhere_else(door: Door) -> None:
+    wanted = "/console/authorize?client_id=a&state=b"
+    for path, other in (("sign-in", "register"), ("register", "sign-in")):
+        page = (await door.http.get(f"/console/{path}", params={"next": wanted})).text
+        (link,) = re.findall(rf'href="(/console/{other}\?[^"]*)"', page)
+        assert parse_qs(urlsplit(unescape(link)).query)["next"] == [wanted]
+        assert f'name="next" value="{escape(wanted)}"' in page
+    for going_on, found in ((wanted, wanted), ("//evil.example", "/console/keys")):
+        newcomer = Reader(door, f"newcomer{next(_numbers)}@example.com")
+        refused = await newcomer.send("/console/register", email=newcomer.email, password="short", next=going_on)
+        assert f'name="next" value="{escape(going_on)}"' in refused.text
+        answer = await newcomer.send("/console/register", email=newcomer.email, password=PASSWORD, next=going_on)
+        assert (answer.status_code, answer.headers["location"]) == (303, found)
 
 
 async def test_who_signs_out_is_out_with_the_cookie_that_was(reader: Reader) -> None:

@@ -27,6 +27,10 @@ class TokenQuery(Query):
     token: str = ""
 
 
+class RegisterQuery(NextQuery, TokenQuery):
+    """Where to go on, and the secret of an invitation."""
+
+
 class SignInPages:
     """`registration` tells who may register, and `issuer_path` where people sign in by an issuer, if they do."""
 
@@ -57,7 +61,7 @@ class SignInPages:
         return [
             *rows,
             console.page(SIGN_IN_PATH, self.submit, method="POST", access=Access.OPEN),
-            console.page("/console/register", self.show_register, access=Access.OPEN, query=TokenQuery),
+            console.page("/console/register", self.show_register, access=Access.OPEN, query=RegisterQuery),
             console.page("/console/register", self.register, method="POST", access=Access.OPEN, is_regional=True),
             console.page("/console/password", self.show_password, access=Access.OPEN, query=TokenQuery),
             console.page("/console/password", self.choose_password, method="POST", access=Access.OPEN),
@@ -81,16 +85,17 @@ class SignInPages:
         answer: Answered[Any] = await self._people.logout(asking(asked, Nothing()))
         return SeeOther(SIGN_IN_PATH, answer.headers)
 
-    async def show_register(self, asked: Asked[TokenQuery, Form]) -> Shown:
-        values = self._values(HOME, Form([("token", asked.query.token)]))
+    async def show_register(self, asked: Asked[RegisterQuery, Form]) -> Shown:
+        values = self._values(asked.query.next, Form([("token", asked.query.token)]))
         return Shown("register.html", {**values, "error": None})
 
     async def register(self, asked: AskedPage) -> Shown | SeeOther:
+        going_on = asked.body.get("next", HOME)
         try:
             signed = await self._people.register(asking(asked, asked.body.as_body(RegisterBody)))
         except GatewayError as error:
-            return wrong("register.html", self._values(HOME, asked.body), error)
-        return SeeOther(HOME, signed.headers)
+            return wrong("register.html", self._values(going_on, asked.body), error)
+        return SeeOther(local_path(going_on, HOME), signed.headers)
 
     async def show_password(self, asked: Asked[TokenQuery, Form]) -> Shown:
         form = Form([("token", asked.query.token)])

@@ -1064,7 +1064,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/sqlite/test_migrated_holds.py",
             ],
             "One server has a data folder at a time.": [
-                "tests/core/store/sqlite/test_sole.py",
+                "tests/core/store/test_sole.py",
             ],
             "A backup under load is a whole database whose books agree; it overwrites nothing, and is refused while bills wait to be written.": [
                 "tests/core/store/sqlite/test_backup.py",
@@ -1293,6 +1293,7 @@ AREAS: dict[str, Area] = {
             "Each write and each read has one executor, and no other module knows SQL.": [
                 "tests/core/store/sqlite/test_executors.py",
                 "tests/test_tidy.py::test_the_store_alone_knows_sqlite_and_sql",
+                "tests/test_tidy.py::test_no_engine_is_named_outside_the_store",
             ],
             "A key is read when it is first shown and known from then on.": [
                 "tests/core/identity/test_known_keys.py",

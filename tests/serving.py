@@ -25,13 +25,14 @@ from http_api.protected_resources import ProtectedResources
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.caller import Role
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, Desk, Gateway, open_desk, open_gateway
+from mcp_gateway.core.gateway import Desk, Gateway, open_desk, open_gateway
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.databases import migrated, store_of
 from tests.declared import Declared

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.test_command_line import data_dir, made, run
 
 __all__ = ["data_dir"]

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.databases import migrated
 
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined] # else made at each run

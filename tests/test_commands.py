@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger import orders
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.record import RoutingFacts
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
 from tests.databases import record_in
 from tests.patience import PATIENCE_S

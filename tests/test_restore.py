@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ledger.pending import PENDING
-from mcp_gateway.core.store.sqlite.sole import sole_server
+from mcp_gateway.core.store.sole import sole_server
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.test_command_line import data_dir, made, run
 from tests.test_commands import USAGE, told
 

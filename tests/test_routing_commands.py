@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
 from mcp_gateway.cli.outcome_lines import OutcomeLines
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.record import SCORE_WHOLE
 from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
 from tests.test_command_line import NASTY, data_dir, made, run
 

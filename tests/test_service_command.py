@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
 from tests.test_command_line import data_dir, run
 

@@ -76,6 +76,86 @@ def test_the_store_alone_knows_sqlite_and_sql(name: str) -> None:
     assert [text for text in texts if SQL.search(text)] == []
 
 
+ENGINES = re.compile(r"sqlite|postgres|psycopg|asyncpg|\bpragma\b", re.IGNORECASE)
+NAMED_OUTSIDE = {"mcp_gateway.core.observe.metrics": {"sqlite"}}
+"""A label of a metric, which dashboards read."""
+
+
+@each("name", [name for name in MODULES if not name.startswith("mcp_gateway.core.store")])
+def test_no_engine_is_named_outside_the_store(name: str) -> None:
+    """Not in its comments either."""
+    named = {word.lower() for word in ENGINES.findall(MODULES[name].read_text())}
+    assert named == NAMED_OUTSIDE.get(name, set())
+
+
+STORE = "mcp_gateway.core.store."
+DOORS_OF_THE_STORE = tuple(f"{STORE}{door}." for door in ("database", "opening", "sole"))
+
+
+@each("name", [name for name in MODULES if not name.startswith("mcp_gateway.core.store")])
+def test_the_store_is_opened_by_one_function_that_names_no_engine(name: str) -> None:
+    imported = {f"{module}." for _, module in imports_of(MODULES[name])}
+    assert [
+        module for module in imported if module.startswith(STORE) and not module.startswith(DOORS_OF_THE_STORE)
+    ] == []
+
+
+WITH_A_CONNECTION = {"names", "sql.attribution", "transaction"}
+"""Where what is hot takes SQLite's connection itself, and where that is wrapped."""
+OF_ENGINES = "mcp_gateway.core.store.sqlite"
+
+
+@each("name", [name for name in MODULES if name.startswith(STORE) and not name.startswith(OF_ENGINES)])
+def test_beside_the_folder_of_an_engine_the_store_knows_none(name: str) -> None:
+    """But for the function that chooses one."""
+    imported = {module.removesuffix(".") for _, module in imports_of(MODULES[name])}
+    if name != f"{STORE}opening":
+        assert [module for module in imported if module.startswith(OF_ENGINES)] == []
+    if name.removeprefix(STORE) not in WITH_A_CONNECTION:
+        assert not any(module.split(".")[0] == "sqlite3" for module in imported)
+
+
+DIALECT = {
+    "?1": r"\?\d",
+    ":name": r"(?<!:):[a-z_]+\b",
+    "CROSS JOIN ON": r"\bCROSS JOIN \w+( AS \w+)? (ON|USING)\b",
+    "+column": r"[ (,]\+[a-z_]",
+    "INDEXED BY": r"\bINDEXED BY\b",
+    "json_each": r"\bjson_each\(",
+    "json_array": r"\bjson_array\(",
+    "json_group_array": r"\bjson_group_array\(",
+    "json": r"\bjson\(",
+    "INSTR": r"\bINSTR\(",
+    "IIF": r"\bIIF\(",
+    "IFNULL": r"\bIFNULL\(",
+    "MAX of several": r"\b(MIN|MAX)\((?:[^()]|\([^()]*\))*,",
+    "STRFTIME": r"\b(STRFTIME|DATE|TIME|DATETIME|JULIANDAY|UNIXEPOCH)\(",
+    "rowid": r"\browid\b",
+    "IS ?": r"\bIS (NOT )?[?:]",
+    "INSERT OR": r"\bINSERT OR\b|\bREPLACE INTO\b",
+    "LIMIT -1": r"\bLIMIT -",
+    "PRAGMA": r"\bPRAGMA\b|\bsqlite_|\b(STRICT|AUTOINCREMENT|WITHOUT ROWID)\b",
+    "GLOB": r"\b(GLOB|REGEXP|MATCH)\b",
+    "printf": r"\b(PRINTF|FORMAT|TYPEOF|GROUP_CONCAT|TOTAL|HEX|QUOTE|RANDOMBLOB|ZEROBLOB|CHANGES|LAST_INSERT_ROWID)\(",
+}
+"""What SQLite takes and PostgreSQL does not, or not so."""
+
+
+def test_what_statements_of_any_engine_take_from_one_is_in_the_table_of_it() -> None:
+    """So that what a second engine has to bring along is known; the table is in ARCHITECTURE."""
+    texts = [text for name, path in MODULES.items() if name.startswith(f"{STORE}sql.") for text in _statements_in(path)]
+    found = {word for word, shape in DIALECT.items() if any(re.search(shape, text, re.IGNORECASE) for text in texts)}
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \|", page.partition("| SQLite's word |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert found == set(rows)
+
+
+def _statements_in(path: Path) -> list[str]:
+    """Every string but those that only say something."""
+    said = {node.value for node in nodes_of(path) if isinstance(node, ast.Expr)}
+    return [_text_of(node) for node in nodes_of(path) if node not in said]
+
+
 def _text_of(node: ast.AST) -> str:
     """Of a string, one with fields in it included; empty for anything else."""
     if isinstance(node, ast.JoinedStr):

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
 from tests.test_command_line import data_dir, made, run
 

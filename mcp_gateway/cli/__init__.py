@@ -34,13 +34,13 @@ from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.cli.revenue import show_revenue
 from mcp_gateway.cli.service import switch_maintenance, tell_incident
 from mcp_gateway.core.config import ConfigError, Settings, file_in_force, load_settings, passed_over
-from mcp_gateway.core.gateway import DATABASE, Desk
+from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.logs import configure_logging
 from mcp_gateway.core.policy.images import read_blocklist
 from mcp_gateway.core.policy.regions import read_country_database
-from mcp_gateway.core.store.sqlite.backup import back_up
-from mcp_gateway.core.store.sqlite.restore import ForeignLog, check_log
+from mcp_gateway.core.store.database import ForeignLog
+from mcp_gateway.core.store.opening import database_in
 from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
@@ -213,8 +213,9 @@ def backup(
     if (settings.data_dir / PENDING).exists():
         fail("settlements wait to be written into the database: start the server once, then back up")
     try:
-        check_log(settings.data_dir / DATABASE)
-        back_up(settings.data_dir / DATABASE, file)
+        database = database_in(settings.data_dir)
+        database.check()
+        database.back_up(file)
     except (ForeignLog, *FAULTS) as error:
         fail(in_words(error))
     answer(f"wrote {file}", {"file": str(file)}, is_json=is_json)

@@ -21,7 +21,7 @@ from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.ledger.months import Month
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.private import make_file
-from mcp_gateway.core.store.sqlite.backup import flush
+from mcp_gateway.core.synced import bring_to_disk
 
 
 def archive_ledger(
@@ -52,10 +52,10 @@ def archive_ledger(
                 async for entries in desk.archive.entries(before):
                     out.writelines(orjson.dumps(one._asdict()) + b"\n" for one in entries)
                     written, last_id = written + len(entries), entries[-1].id
-            flush(part)
+            bring_to_disk(part)
             if written:
                 part.rename(file)
-                flush(file.absolute().parent)
+                bring_to_disk(file.absolute().parent)
         except FAULTS as error:
             fail(in_words(error))
         finally:

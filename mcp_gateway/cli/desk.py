@@ -20,17 +20,16 @@ from mcp_gateway.core.clock import DAY_MS, HOUR_MS, MINUTE_MS
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE, Desk, open_desk
+from mcp_gateway.core.gateway import Desk, open_desk
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken
 from mcp_gateway.core.ledger.orders import Undecided
 from mcp_gateway.core.ledger.pending import ForeignPending
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.logs import configure_logging
-from mcp_gateway.core.store.sqlite.migrations import SchemaTooNew
-from mcp_gateway.core.store.sqlite.restore import ForeignLog, check_log
-from mcp_gateway.core.store.sqlite.sole import AlreadyServed
-from mcp_gateway.core.store.sqlite.upgrade import ServedByOlder
+from mcp_gateway.core.store.database import ForeignLog, SchemaTooNew, ServedByOlder
+from mcp_gateway.core.store.opening import database_in
+from mcp_gateway.core.store.sole import AlreadyServed
 from mcp_gateway.core.text import is_one_line, shown
 
 T = TypeVar("T")
@@ -75,7 +74,7 @@ def at_desk(config: Path | None, data_dir: Path | None, work: Callable[[Desk], A
     configure_logging("warning")
 
     async def at_desk() -> None:
-        check_log(settings.data_dir / DATABASE)
+        database_in(settings.data_dir).check()
         async with open_desk(settings, _operator()) as desk:
             await work(desk)
 

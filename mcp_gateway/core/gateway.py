@@ -108,12 +108,9 @@ from mcp_gateway.core.reloading import (
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.service_notice import ServiceNotices
-from mcp_gateway.core.store.sqlite.executors import EXECUTORS
-from mcp_gateway.core.store.sqlite.restore import check_log
-from mcp_gateway.core.store.sqlite.sole import alone, sole_server
-from mcp_gateway.core.store.sqlite.store import ENGINE_VERSION, Store
-from mcp_gateway.core.store.sqlite.upgrade import upgrade_unless_served
-from mcp_gateway.core.store.sqlite.write_ahead_log import Sync, sync_data
+from mcp_gateway.core.store.database import GatewayDatabase, OpenDatabase
+from mcp_gateway.core.store.opening import database_in
+from mcp_gateway.core.store.sole import alone, sole_server
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.configured import Upstreams, measured_in
@@ -126,7 +123,6 @@ from mcp_gateway.core.webhooks.webhooks import Webhooks
 
 logger = logging.getLogger(__name__)
 
-DATABASE = "gateway.sqlite3"
 _LOOKUPS_OF_A_WEBHOOK = 2
 """Of one account at once: the system may still be at one that was given up."""
 _LOOKUPS_OF_A_CLIENT = 2
@@ -238,13 +234,14 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncIterator[Desk]:
-    """The database alone; a command has `check_log` look first. Changes are noted as `by` who makes them.
+    """The database alone; a command has it checked first. Changes are noted as `by` who makes them.
 
     Raises ServedByOlder, too, where its schema is behind and a server uses it.
     """
     make_folder(settings.data_dir)
-    upgrade_unless_served(settings.data_dir / DATABASE)
-    async with _open_store(settings, now_ms) as opened:
+    database = database_in(settings.data_dir)
+    database.upgrade_unless_served()
+    async with _opened(database, settings, now_ms) as opened:
         store = Auditing(opened, by)
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
         ledger = _ledger(store, settings)
@@ -291,9 +288,10 @@ async def open_gateway(
     async with contextlib.AsyncExitStack() as stack:
         make_folder(settings.data_dir)
         stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
-        metrics = Metrics(__version__, engine_version=ENGINE_VERSION)
-        check_log(settings.data_dir / DATABASE)
-        store = await stack.enter_async_context(_open_store(settings, clock.now_ms, _timed(sync_data, metrics)))
+        database = database_in(settings.data_dir)
+        metrics = Metrics(__version__, engine_version=database.engine_version)
+        database.check()
+        store = await stack.enter_async_context(_opened(database, settings, clock.now_ms, metrics.fsynced))
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle()
@@ -490,27 +488,22 @@ async def open_gateway(
 
 
 @contextlib.asynccontextmanager
-async def _open_store(settings: Settings, now_ms: Callable[[], int], sync: Sync = sync_data) -> AsyncIterator[Store]:
+async def _opened(
+    database: GatewayDatabase,
+    settings: Settings,
+    now_ms: Callable[[], int],
+    fsynced: Callable[[float], None] | None = None,
+) -> AsyncIterator[OpenDatabase]:
     timeout_s = settings.limits.report_timeout_s
-    database = settings.data_dir / DATABASE
-    store = await Store.open(database, EXECUTORS, now_ms=now_ms, report_timeout_s=timeout_s, sync=sync)
+    store = await database.open(now_ms=now_ms, report_timeout_s=timeout_s, fsynced=fsynced)
     try:
         yield store
     finally:
         await store.close()
 
 
-def _timed(sync: Sync, metrics: Metrics) -> Sync:
-    def timed(descriptor: int) -> None:
-        began_at_s = time.perf_counter()
-        sync(descriptor)
-        metrics.fsynced(time.perf_counter() - began_at_s)
-
-    return timed
-
-
 def _operator_desk(
-    opened: Store, settings: Settings, keys: KeyRing, known_keys: KnownKeys, ledger: Ledger, by: Actor
+    opened: Engine, settings: Settings, keys: KeyRing, known_keys: KnownKeys, ledger: Ledger, by: Actor
 ) -> OperatorDesk:
     store = Auditing(opened, by)
     return OperatorDesk(
@@ -528,7 +521,7 @@ def _operator_desk(
     )
 
 
-def _written_by(store: Store, by: Sequence[Any]) -> Engine:
+def _written_by(store: Engine, by: Sequence[Any]) -> Engine:
     return Auditing(store, Actor(*by))
 
 
@@ -567,7 +560,7 @@ async def _catch_up(ledger: Ledger, pending: PendingFile) -> None:
     pending.set_aside()
 
 
-async def _close(store: Store, pending: PendingFile) -> None:
+async def _close(store: OpenDatabase, pending: PendingFile) -> None:
     pending.write(await store.close())
 
 
@@ -585,7 +578,7 @@ def _till(settings: Settings) -> Iterator[Till | None]:
         yield stripe
 
 
-def _payments(store: Store, till: Till, metrics: Metrics) -> Payments:
+def _payments(store: Engine, till: Till, metrics: Metrics) -> Payments:
     return Payments(
         store,
         till,
@@ -594,7 +587,7 @@ def _payments(store: Store, till: Till, metrics: Metrics) -> Payments:
     )
 
 
-def _auto_payments(store: Store, till: Till, settings: Settings, metrics: Metrics) -> AutoPayments:
+def _auto_payments(store: Engine, till: Till, settings: Settings, metrics: Metrics) -> AutoPayments:
     return AutoPayments(
         store,
         till,
@@ -629,7 +622,7 @@ def _webhooks(store: Engine, settings: Settings) -> Webhooks:
 
 
 def _oauth_server(
-    store: Store, keys: KeyRing, settings: Settings, metrics: Metrics, now_s: Callable[[], float]
+    store: Engine, keys: KeyRing, settings: Settings, metrics: Metrics, now_s: Callable[[], float]
 ) -> OAuthServer | None:
     chosen, public_url = settings.oauth, settings.public_url
     if not chosen.enabled or public_url is None:
@@ -657,7 +650,7 @@ def _oauth_server(
     )
 
 
-def _deliveries(store: Store, settings: Settings, metrics: Metrics) -> Deliveries:
+def _deliveries(store: Engine, settings: Settings, metrics: Metrics) -> Deliveries:
     chosen = settings.webhooks
     return Deliveries(
         store,

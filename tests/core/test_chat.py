@@ -14,11 +14,12 @@ from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CallerLeft
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE, Gateway, open_desk, open_gateway
+from mcp_gateway.core.gateway import Gateway, open_desk, open_gateway
 from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.databases import locked, migrated, rows_of

@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.inference.terms import quoted_prompt_tokens
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import of_choice

@@ -18,10 +18,11 @@ import orjson
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.money import NANO_PER_CENT, NANO_PER_USD
 from mcp_gateway.core.payments.facts import ACCOUNT, AUTO_PAYMENT
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET, FakeStripe, event, saving_intent, signed
 from tests.patience import eventually
 from tests.program import running_program

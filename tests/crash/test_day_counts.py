@@ -14,8 +14,9 @@ import httpx2
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.crash.test_kill import write_config
 from tests.patience import eventually
 from tests.program import Program, running_program

@@ -19,10 +19,11 @@ import orjson
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.money import parse_usd
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.patience import eventually
 from tests.program import Program, running_program
 from tests.replaying import Asked, ReplayingBackend

@@ -17,8 +17,9 @@ import orjson
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.crash.test_kill import CREDIT_NANO, mint, write_config
 from tests.listening import streams
 from tests.patience import eventually

@@ -26,7 +26,8 @@ from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
 from mcp_gateway.core.clock import DAY_S
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
-from mcp_gateway.core.gateway import DATABASE, Gateway, open_gateway
+from mcp_gateway.core.gateway import Gateway, open_gateway
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.connections import uncapped

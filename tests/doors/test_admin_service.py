@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.service_notice import SwitchMaintenance, TellIncident
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.databases import locked, store_of
 from tests.serving import Door, bearer, error_of, open_door
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
 from tests.databases import store_of
 from tests.recorded import recorded, write_records

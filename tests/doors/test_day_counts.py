@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.loop_clock import pass_time
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, in_two, stream

@@ -15,7 +15,8 @@ import httpx2
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.gateway import open_desk
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.patience import PATIENCE_S, becomes
 from tests.replaying import DONE, ReplayingBackend
 from tests.serving import bearer, error_of

@@ -9,7 +9,7 @@ import pytest
 
 from mcp_gateway import __version__
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.databases import locked, store_of
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, held, unary

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.own_limits import OwnLimits
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.replaying import ReplayingBackend, events, held, stream, unary, whole
 from tests.serving import FREE, PRICED, UNLIMITED, Clock, Door, bearer, error_of, open_door
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from http_api.program import _greeting, _guest_line
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, unary
 from tests.serving import FREE, PRICED, Door, error_of, open_door

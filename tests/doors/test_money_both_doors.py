@@ -14,12 +14,12 @@ from mcp import Client
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.store.sqlite.backup import back_up
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.databases import full, locked, store_of
 from tests.patience import PATIENCE_S, becomes, eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, chunk, held, in_two

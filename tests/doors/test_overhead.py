@@ -10,7 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.gateway import DATABASE
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.databases import locked
 from tests.doors.test_openapi import BODIES
 from tests.patience import eventually

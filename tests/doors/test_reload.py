@@ -10,9 +10,9 @@ import pytest_asyncio
 from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.config import ConfigError, Settings
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.reloadable import RELOADED, compare, taken_over
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.pool import Pool
 from tests.cases import each

@@ -20,9 +20,9 @@ import httpx2
 import pytest
 from mcp import Client
 
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.money import format_usd
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.write_ahead_log import sync_data
 from tests.crash.test_kill import Tokens
 from tests.databases import full, store_of

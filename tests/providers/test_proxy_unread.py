@@ -11,9 +11,9 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
 from tests.databases import locked, store_of
 from tests.patience import PATIENCE_S, eventually

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from mcp_gateway.cli import app
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.engine import DatabaseError
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger import archive as archive_module
@@ -36,6 +35,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Month, Months
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.observe.retention import Retention
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import TAMPERINGS, record

@@ -18,7 +18,7 @@ from mcp_gateway.core.ledger.entries import Balance, HeldOf
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.orders import LASTS_S, AnswerOf, LeaveOrder, Orders, RunningServer, TakeOrder, Undecided
-from mcp_gateway.core.store.sqlite.sole import AlreadyServed, alone, sole_server
+from mcp_gateway.core.store.sole import AlreadyServed, alone, sole_server
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.databases import Query, locked, open_store

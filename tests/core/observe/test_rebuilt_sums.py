@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from mcp_gateway.cli import app
 from mcp_gateway.core.clock import HOUR_MS
-from mcp_gateway.core.gateway import DATABASE
 from mcp_gateway.core.observe.hourly_sums import DifferencesIn, HourlySums, SumsDifference
 from mcp_gateway.core.record import Attribution, RoutingFacts
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
 from tests.databases import Query, changing, migrated, open_store

@@ -72,7 +72,7 @@ UPDATE budget_windows SET spent_nano = spent_nano + ?3 WHERE budget_id = ?1 AND 
 RETURNING spent_nano, (SELECT amount_nano FROM budgets WHERE id = budget_id)
 """
 _LEFT_OF_LEASE = """
-SELECT amount_nano - IFNULL(spent_nano, 0), pocket FROM budgets JOIN leases ON leases.budget_id = id
+SELECT amount_nano - COALESCE(spent_nano, 0), pocket FROM budgets JOIN leases ON leases.budget_id = id
 LEFT JOIN budget_windows AS spent ON spent.budget_id = id
 WHERE id = ? AND leases.account_id = ? AND returned_nano IS NULL
 """

@@ -33,6 +33,7 @@ from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _REMEMBERED_MS = 30 * DAY_MS
 """For so long who was deleted is told from who is new: longer than tokens are good."""
+_NOTE_ENDED = "INSERT INTO ended_identities VALUES (?, ?) ON CONFLICT (sha256) DO UPDATE SET at_ms = excluded.at_ms"
 
 
 def _arrive(transaction: Transaction, write: Arrive) -> UserStanding:
@@ -122,8 +123,7 @@ def _obey(transaction: Transaction, write: Arrive, known: KnownIdentity) -> None
 def _forget(transaction: Transaction, write: ForgetIdentities) -> None:
     transaction.execute("DELETE FROM ended_identities WHERE at_ms < ?", (write.at_ms - _REMEMBERED_MS,))
     for row in transaction.all("SELECT issuer, subject FROM identities WHERE user_id = ?", (write.user_id,)):
-        ended = (Identity(*row).digest, write.at_ms)
-        transaction.execute("INSERT OR REPLACE INTO ended_identities VALUES (?, ?)", ended)
+        transaction.execute(_NOTE_ENDED, (Identity(*row).digest, write.at_ms))
     transaction.execute("DELETE FROM identities WHERE user_id = ?", (write.user_id,))
 
 

@@ -135,7 +135,7 @@ WITH RECURSIVE branch (one) AS (VALUES ({}) UNION SELECT key_id FROM branch JOIN
 SELECT one FROM branch
 """
 """A key and what it has made, and what that made."""
-_NAMES = "SELECT id, IIF(name = '', prefix || '…', name) FROM keys WHERE account_id = :account_id"
+_NAMES = "SELECT id, CASE WHEN name = '' THEN prefix || '…' ELSE name END FROM keys WHERE account_id = :account_id"
 _WITHIN = f"keys.id IN ({KEYS_WITHIN.format(':within')})"
 _LIVE_MINTED_BY = f"""
 SELECT keys.id FROM keys JOIN minted_keys ON minted_keys.key_id = keys.id JOIN key_rights ON key_rights.key_id = keys.id

@@ -14,6 +14,7 @@ from mcp_gateway.core.identity.oauth.grants import (
     access_ends_at_ms,
     useless,
 )
+from mcp_gateway.core.store.sql import ALL_ROWS
 from mcp_gateway.core.store.sql.accounts import note_change
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
@@ -28,7 +29,7 @@ _KEY_SHOWN = "(SELECT key_id FROM oauth_access_tokens WHERE sha256 = ?)"
 _FORGET_TOKENS = f"""
 DELETE FROM oauth_access_tokens WHERE ends_at_ms <= :at_ms OR sha256 IN (
     SELECT sha256 FROM oauth_access_tokens WHERE key_id = :key_id
-    ORDER BY ends_at_ms DESC LIMIT -1 OFFSET {_MOST_ACCESS_TOKENS - 1}
+    ORDER BY ends_at_ms DESC LIMIT {ALL_ROWS} OFFSET {_MOST_ACCESS_TOKENS - 1}
 )
 """
 

@@ -20,7 +20,7 @@ ON CONFLICT (id) DO UPDATE SET
     amount_nano = MAX(amount_nano, excluded.amount_nano), is_returned = MAX(is_returned, excluded.is_returned)
 """
 _OPEN_REVERSALS = """
-SELECT r.id, r.kind, p.account_id, r.taken_nano, IIF(r.is_returned, 0, r.amount_nano) AS due_nano
+SELECT r.id, r.kind, p.account_id, r.taken_nano, CASE WHEN r.is_returned THEN 0 ELSE r.amount_nano END AS due_nano
 FROM stripe_reversals AS r JOIN stripe_payments AS p ON p.id = r.payment_id
 WHERE r.payment_id = ? AND r.taken_nano <> due_nano
 """

@@ -53,6 +53,7 @@ from mcp_gateway.core.identity.sessions import (
     session_refusal,
 )
 from mcp_gateway.core.payments.auto_topups import RemoveAutoTopUp
+from mcp_gateway.core.store.sql import ALL_ROWS
 from mcp_gateway.core.store.sql.accounts import note_change
 from mcp_gateway.core.store.sql.auto_topups import forget_payer
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
@@ -77,7 +78,7 @@ _HAS_ACCOUNTS = "SELECT 1 FROM accounts WHERE id <> ? LIMIT 1"
 _HAS_USERS = "SELECT 1 FROM users LIMIT 1"
 _OLDEST_SESSIONS = (
     "DELETE FROM user_sessions WHERE id IN "
-    "(SELECT id FROM user_sessions WHERE user_id = ? ORDER BY seen_at_ms DESC, id DESC LIMIT -1 OFFSET ?)"
+    f"(SELECT id FROM user_sessions WHERE user_id = ? ORDER BY seen_at_ms DESC, id DESC LIMIT {ALL_ROWS} OFFSET ?)"
 )
 _ENDING_KEYS = """
 WITH RECURSIVE ending (one) AS (

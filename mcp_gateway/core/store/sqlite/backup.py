@@ -1,13 +1,13 @@
 """A copy of a database, safe while it is in use."""
 
 import contextlib
-import os
 import sqlite3
 from pathlib import Path
 
 from mcp_gateway.core.private import make_file
 from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.space import let_it_shrink
+from mcp_gateway.core.synced import bring_to_disk
 
 
 def back_up(database: Path, target: Path) -> None:
@@ -25,17 +25,8 @@ def back_up(database: Path, target: Path) -> None:
         with as_database_error(), contextlib.closing(sqlite3.connect(database)) as connection:
             let_it_shrink(connection)
             connection.execute("VACUUM INTO ?", (str(part),))
-        flush(part)
+        bring_to_disk(part)
         part.rename(target)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

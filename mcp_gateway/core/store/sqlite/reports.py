@@ -107,5 +107,4 @@ def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        if connection.in_transaction:  # what fails may have ended it
-            connection.execute("ROLLBACK")
+        connection.rollback()

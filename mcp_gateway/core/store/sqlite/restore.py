@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcp_gateway.core.private import make_file
+from mcp_gateway.core.store.database import ForeignLog, NotRestorable
 from mcp_gateway.core.store.sql.checks import CHECKS
-from mcp_gateway.core.store.sqlite.backup import flush
 from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.private import beside
+from mcp_gateway.core.synced import bring_to_disk
 
 _VERSION_AT = 18
 """Of the bytes that say how a database is written: https://sqlite.org/fileformat2.html#file_format_version_numbers"""
@@ -30,14 +31,6 @@ class LastEntry(NamedTuple):
 
     id: int
     at_ms: int | None
-
-
-class ForeignLog(Exception):
-    """A log stands beside a database that was never written with one, as no backup is."""
-
-
-class NotRestorable(Exception):
-    """The file is no backup that can be put in place."""
 
 
 def check_log(database: Path) -> None:
@@ -77,7 +70,7 @@ def restore(database: Path, backup: Path, aside: Path, others: Iterable[Path]) -
         copy.replace(database)
         for file in reversed(old):
             file.unlink(missing_ok=True)
-        flush(database.parent)
+        bring_to_disk(database.parent)
         return last
     finally:
         copy.unlink(missing_ok=True)
@@ -113,7 +106,7 @@ def _copy(backup: Path, copy: Path) -> LastEntry:
             if target.execute(sql).fetchone():
                 raise NotRestorable(f"the books in {backup} do not agree: {what}")
         last = LastEntry(*target.execute(_LAST).fetchone())
-    flush(copy)
+    bring_to_disk(copy)
     return last
 
 

@@ -5,19 +5,16 @@ import sqlite3
 import time
 from pathlib import Path
 
+from mcp_gateway.core.store.database import ServedByOlder
+from mcp_gateway.core.store.sole import AlreadyServed, sole_server
 from mcp_gateway.core.store.sqlite.faults import as_database_error
 from mcp_gateway.core.store.sqlite.migrations import Pending, migrate, pending
 from mcp_gateway.core.store.sqlite.private import keep_private
-from mcp_gateway.core.store.sqlite.sole import AlreadyServed, sole_server
 from mcp_gateway.core.store.sqlite.space import let_it_shrink
 
 _PATIENCE_S = 10.0
 """A server that has just started may be about to change the schema itself."""
 _POLL_S = 0.02
-
-
-class ServedByOlder(Exception):
-    """A server of an earlier version works on the database."""
 
 
 def upgrade_unless_served(database: Path, patience_s: float = _PATIENCE_S) -> None:

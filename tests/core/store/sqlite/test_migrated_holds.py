@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, open_gateway
+from mcp_gateway.core.gateway import open_gateway
 from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.ledger import Ledger
@@ -18,6 +18,7 @@ from mcp_gateway.core.ledger.months import Earned, Month, Months
 from mcp_gateway.core.ledger.pending import PENDING, PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.store.sqlite import migrations
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.restore import restore
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock

@@ -11,8 +11,9 @@ from typing import get_args
 import pytest
 
 from mcp_gateway.core.money import EntryKind, OutsideKind
+from mcp_gateway.core.store.database import SchemaTooNew
 from mcp_gateway.core.store.sqlite import migrations
-from mcp_gateway.core.store.sqlite.migrations import SchemaTooNew, migrate
+from mcp_gateway.core.store.sqlite.migrations import migrate
 from tests.databases import open_store
 
 OPEN_AND_CLOSE = """

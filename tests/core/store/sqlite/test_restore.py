@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mcp_gateway.core.store.database import NotRestorable
 from mcp_gateway.core.store.sqlite.migrations import migrate
-from mcp_gateway.core.store.sqlite.restore import NotRestorable, restore
+from mcp_gateway.core.store.sqlite.restore import restore
 
 
 def test_a_backup_whose_index_tells_another_story_than_its_table_is_damaged(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from mcp_gateway.core.config import Settings
-from mcp_gateway.core.gateway import DATABASE, open_desk
+from mcp_gateway.core.gateway import open_desk
+from mcp_gateway.core.store.database import SchemaTooNew, ServedByOlder
+from mcp_gateway.core.store.sole import sole_server
 from mcp_gateway.core.store.sqlite import migrations
-from mcp_gateway.core.store.sqlite.migrations import SchemaTooNew, migrate
-from mcp_gateway.core.store.sqlite.sole import sole_server
-from mcp_gateway.core.store.sqlite.upgrade import ServedByOlder, upgrade_unless_served
+from mcp_gateway.core.store.sqlite.database import DATABASE
+from mcp_gateway.core.store.sqlite.migrations import migrate
+from mcp_gateway.core.store.sqlite.upgrade import upgrade_unless_served
 from tests.databases import migrated
 
 NEXT = 9999

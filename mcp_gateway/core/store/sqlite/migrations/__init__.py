@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mcp_gateway.core.store.database import SchemaTooNew
+
 logger = logging.getLogger(__name__)
 
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
@@ -16,10 +18,6 @@ _MANY_ROWS = 100_000
 """Whose copying takes a second."""
 _COPY_BYTES = 450
 """Of a row at most, in the database and in the log of the transaction."""
-
-
-class SchemaTooNew(Exception):
-    """The database was written by a newer version of the gateway."""
 
 
 class Pending(NamedTuple):

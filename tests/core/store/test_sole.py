@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.store.sqlite.sole import AlreadyServed, sole_server
+from mcp_gateway.core.store.sole import AlreadyServed, sole_server
 
 second = partial(sole_server, patience_s=0)
 

@@ -1,0 +1,80 @@
+"""The database of a data folder as a whole, whatever engine it is on: how it is opened, copied and replaced.
+
+What is written into it and read from it goes by `core/engine.py`.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from mcp_gateway.core.engine import Engine
+
+
+class SchemaTooNew(Exception):
+    """The database was written by a newer version of the gateway."""
+
+
+class ServedByOlder(Exception):
+    """A server of an earlier version works on the database."""
+
+
+class ForeignLog(Exception):
+    """A log stands beside a database that was never written with one, as no backup is."""
+
+
+class NotRestorable(Exception):
+    """The file is no backup that can be put in place."""
+
+
+class Restored(NamedTuple):
+    """What is in place now, and what is not any more."""
+
+    last_at_ms: int | None
+    """When the last entry of its books was made; None where there is none."""
+    lost: int | None
+    """How many entries the books had beyond that; None where they cannot be read."""
+
+
+class OpenDatabase(Engine, Protocol):
+    """An engine, and the end of it."""
+
+    async def identity(self) -> str:
+        """What tells this database from every other, its own copies apart."""
+
+    async def close(self) -> list[Any]:
+        """Commit what is queued, then close. Returns the writes to keep that could not be committed."""
+
+
+class GatewayDatabase(Protocol):
+    """Of one data folder."""
+
+    @property
+    def engine_version(self) -> str:
+        """Of what runs it."""
+
+    def check(self) -> None:
+        """Before a process opens it, and never once it has. Raises ForeignLog, OSError."""
+
+    def upgrade_unless_served(self) -> None:
+        """Bring its schema up to date, as a command may. Raises ServedByOlder, SchemaTooNew, DatabaseError."""
+
+    async def open(
+        self,
+        *,
+        now_ms: Callable[[], int],
+        report_timeout_s: float,
+        fsynced: Callable[[float], None] | None = None,
+    ) -> OpenDatabase:
+        """Open or make it, with its schema up to date; `fsynced` is told by one thread how long each took, in seconds.
+
+        Raises SchemaTooNew, DatabaseError, OSError.
+        """
+
+    def back_up(self, target: Path) -> None:
+        """Write a copy as of now to a new file. Raises FileExistsError, FileNotFoundError, DatabaseError."""
+
+    def restore(self, backup: Path, aside: Path, others: Iterable[Path]) -> Restored:
+        """Put a copy of `backup` in its place, and what was there, with `others`, into the new folder `aside`.
+
+        The caller holds the folder's lock. Raises NotRestorable, SchemaTooNew, DatabaseError, OSError.
+        """

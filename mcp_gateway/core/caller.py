@@ -60,7 +60,7 @@ class Quota:
         return self.whose in ("address", "site", "guests")
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Validity:
     """Whether a key may still be used: `ended_by` is the code that it is refused with since it may not."""
 

@@ -330,6 +330,7 @@ async def open_gateway(
         blocklist = _watched(settings.image_blocklist_file, read_blocklist)
         countries = _watched(settings.policy.country_database, read_country_database)
         limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
+        known_keys.go_by(limiter.last_minute)
         limiter.restore_day(await _used_today(records, keys))
         day_counts = DayCounts(store, limiter)
         await day_counts.restore()

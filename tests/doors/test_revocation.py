@@ -8,6 +8,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.identity import known_keys
 from tests.doors.mcp_host import PATHS
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, chunk, contents, in_two, silence
@@ -20,11 +21,14 @@ End = Callable[[Door, str, str], Awaitable[None]]
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+    """Where a key is forgotten as soon as another is shown, unless something goes on for it."""
     async with (
         ReplayingBackend() as backend,
         open_door(tmp_path_factory.mktemp("revocation"), vllm_urls=[backend.url], models=[FREE]) as door,
     ):
-        yield door, backend
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(known_keys, "_MOST_KNOWN", 0)
+            yield door, backend
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -40,6 +44,14 @@ async def revoke(door: Door, account_id: str, key_id: str) -> None:
     """By another key of the account."""
     owner = await door.key(account_id)
     assert (await door.http.delete(f"/v1/keys/{key_id}", headers=bearer(owner))).status_code == 200
+
+
+async def show_others(door: Door) -> None:
+    """Keys in whose place all are forgotten for which nothing goes on."""
+    for _ in range(2):
+        shown = await door.http.get("/v1/models", headers=bearer(await door.key(await door.account())))
+        assert shown.status_code == 200
+    assert len(door.gateway.known_keys) <= 3
 
 
 async def deactivate(door: Door, account_id: str, key_id: str) -> None:
@@ -76,6 +88,7 @@ async def test_an_answer_that_is_not_delivered_is_void_and_refused(
     backend.answer_with(silence)
     asking = asyncio.ensure_future(door.chat(raw, stream=is_stream))
     (asked,) = await backend.chats_asked(1)
+    await show_others(door)
     await end(door, account_id, key_id)
     response = await asking
     assert (response.status_code, error_of(response)["code"]) == (status, code)
@@ -95,6 +108,7 @@ async def test_a_stream_ends_with_an_error_frame(served: Served, end: End, statu
         seen = b""
         while b'"content":"a"' not in seen:
             seen += await anext(pieces)
+        await show_others(door)
         await end(door, account_id, key_id)
         rest = [piece async for piece in pieces]
     assert contents(rest)[-1]["error"]["code"] == code
@@ -120,6 +134,7 @@ async def test_a_stream_of_the_demo_ends_with_its_next_token(served: Served, mon
     monkeypatch.setattr(door.gateway.pool.demo.origin, "_sleep", sleep)
     reading = asyncio.ensure_future(door.chat(raw, stream=True, stream_options={"include_usage": True}))
     await eventually(lambda: sleeps > 3)
+    await show_others(door)
     await revoke(door, account_id, key.id)
     is_ended.set()
     response = await reading
@@ -137,6 +152,7 @@ async def test_a_call_over_mcp_fails_with_the_same_code(
     params = {"name": "chat_completion", "arguments": chat_body(), **meta}
     calling = asyncio.ensure_future(door.mcp("tools/call", raw, path=PATHS[0], **params))
     (asked,) = await backend.chats_asked(1)
+    await show_others(door)
     await end(door, account_id, key_id)
     answer = (await calling).text
     result = orjson.loads(answer.rpartition("data: ")[2] if meta else answer)["result"]
@@ -144,6 +160,18 @@ async def test_a_call_over_mcp_fails_with_the_same_code(
     await asked.gone()
     rows = await door.rows("SELECT http_status, error_code FROM requests WHERE account_id = ?", account_id)
     assert rows == [(status, code)]
+
+
+@ended_by
+async def test_a_session_over_mcp_ends_with_its_stream(served: Served, end: End, status: int, code: str) -> None:
+    door, _ = served
+    account_id, key_id, raw = await new_key(door)
+    async with door.http.stream("GET", f"{PATHS[0]}/sse", headers=bearer(raw)) as stream:
+        lines = stream.aiter_lines()
+        assert await anext(lines) == "event: endpoint"
+        await show_others(door)
+        await end(door, account_id, key_id)
+        assert [line async for line in lines if line][1:] == []
 
 
 @ended_by

@@ -1,6 +1,7 @@
 """Who is this? A credential and an address in, a Caller out."""
 
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 from mcp_gateway.core.caller import (
     GUEST,
@@ -48,7 +49,10 @@ class Authenticator:
         """By the digest of the secret: each may end by itself."""
         self._people: dict[str, tuple[UserSession | TokenHolder, AccountLimits, Caller]] = {}
         """By session, or by the token of an issuer."""
+        self._validities: WeakValueDictionary[bytes | str, Validity] = WeakValueDictionary()
+        """By either; for as long as anybody holds a caller that was made of it, or its validity."""
         keys.on_secret_end(self._forget)
+        keys.on_let_go(self._let_go)
         if sessions is not None:
             sessions.on_close(self._forget_person)
         if issued is not None:
@@ -166,8 +170,7 @@ class Authenticator:
         limits = self._keys.account_limits(key.account_id)
         made = self._callers.get(key.secret)
         if made is None or made[0] is not key or made[1] is not limits:
-            validity = Validity() if made is None else made[2].validity
-            made = self._callers[key.secret] = key, limits, self._make_caller(key, limits, validity)
+            made = self._callers[key.secret] = key, limits, self._make_caller(key, limits, self._validity(key.secret))
         return made[2]
 
     async def _known_person(self, person: UserSession | TokenHolder) -> Caller:
@@ -178,13 +181,19 @@ class Authenticator:
         limits = self._keys.account_limits(person.account_id)
         made = self._people.get(person.id)
         if made is None or made[0] is not person or made[1] is not limits:
-            validity = Validity() if made is None else made[2].validity
             if made is None and len(self._people) >= _MOST_PEOPLE:
                 del self._people[next(iter(self._people))]
-            made = self._people[person.id] = person, limits, self._make_person(person, limits, validity)
+            made = self._people[person.id] = person, limits, self._make_person(person, limits)
         return made[2]
 
-    def _make_person(self, person: UserSession | TokenHolder, limits: AccountLimits, validity: Validity) -> Caller:
+    def _validity(self, shown: bytes | str) -> Validity:
+        """One for all callers that are made of what is shown, also where those that were made first are forgotten."""
+        validity = self._validities.get(shown)
+        if validity is None:
+            validity = self._validities[shown] = Validity()
+        return validity
+
+    def _make_person(self, person: UserSession | TokenHolder, limits: AccountLimits) -> Caller:
         own = Quota("user", person.user.user_id, self.allowance_of(OwnLimits()))
         return Caller(
             person.account_id,
@@ -193,7 +202,7 @@ class Authenticator:
             scopes=person.scopes,
             scopes_to_ask_for=person.scopes_to_ask_for,
             margin=limits.margin,
-            validity=validity,
+            validity=self._validity(person.id),
             may_proxy=limits.may_proxy,
             is_attributed=limits.is_attributed,
         )
@@ -236,14 +245,21 @@ class Authenticator:
         )
 
     def _forget_person(self, shown_id: str, error: GatewayError) -> None:
-        made = self._people.pop(shown_id, None)
-        if made is not None:
-            made[2].validity.ended_by = error.code
+        self._people.pop(shown_id, None)
+        self._end(shown_id, error)
 
     def _forget(self, key: Key, error: GatewayError) -> None:
-        made = self._callers.pop(key.secret, None)
-        if made is not None:
-            made[2].validity.ended_by = error.code
+        self._callers.pop(key.secret, None)
+        self._end(key.secret, error)
+
+    def _end(self, shown: bytes | str, error: GatewayError) -> None:
+        if (validity := self._validities.pop(shown, None)) is not None:
+            validity.ended_by = error.code
+
+    def _let_go(self, key: Key) -> bool:
+        """Forget a key's caller; whether nobody holds one: no request that came, no answer that runs, no session."""
+        self._callers.pop(key.secret, None)
+        return key.secret not in self._validities
 
 
 def _guest_allowance(requests_per_minute: int | None, in_flight: int, listings_per_minute: int | None) -> Allowance:

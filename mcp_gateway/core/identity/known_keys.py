@@ -1,13 +1,16 @@
 """The keys that callers of a running server have shown: valid ones, and why others were refused.
 
 A key is read from the database when it is first shown, and again when it has changed; so memory holds the keys in use,
-and what a change costs does not depend on how many keys there are.
+and what a change costs does not depend on how many keys there are. Of those only so many are held: where another is
+shown, the one of a few goes that was used longest ago, unless something goes on for it. What is read again later is as
+it was before, since nothing but the database says what a key is, and the limiter what it has used.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
+from itertools import islice
 from math import inf
 from typing import TypeVar
 
@@ -22,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 _WATCH_INTERVAL_S = 0.5
 _MAX_REFUSED = 10_000
+_MOST_KNOWN = 10_000
+"""Secrets of keys, and as many accounts of people beside those of the keys."""
+_LOOKED_AT = 8
+"""Of which one goes."""
 _SHAPE = re.compile(rf"(?:{LIVE_PREFIX}|{TEST_PREFIX}|{ACCESS_PREFIX})[A-Za-z0-9_-]{{43}}")
 _UNKNOWN: Code = "invalid_api_key"
 T = TypeVar("T")
@@ -30,6 +37,8 @@ OnChange = Callable[[Set[str]], Awaitable[None]]
 """Hears the ids of what has changed, whichever process changed it; it hears of them again where it raises."""
 OnClose = Callable[[str, GatewayError], None]
 """Hears the id of a key that stops being valid, and the refusal that it gets from then on."""
+LetGo = Callable[[Key], bool]
+"""Forgets a key as one of its secrets had it; False where something goes on for that, and is to hear of its end."""
 OnSecretEnd = Callable[[Key, GatewayError], None]
 """Hears a key as one of its secrets had it, which stops being valid; the key may go on by another."""
 
@@ -45,8 +54,10 @@ class KnownKeys:
         """Of the valid keys' secrets, by the key's id."""
         self._made: dict[str, set[bytes]] = {}
         """The same of all keys that stand behind a maker, by its id."""
+        self._of_account: dict[str, set[bytes]] = {}
+        """The same of all keys of an account."""
         self._account_limits: dict[str, AccountLimits] = {}
-        """Of the accounts whose keys were shown."""
+        """Of the accounts whose keys are known, and of people's."""
         self._refused: dict[bytes, Code] = {}
         """The codes that the latest refused credentials got, the oldest first."""
         self._next_expiry_ms: float = inf
@@ -58,6 +69,8 @@ class KnownKeys:
         self._on_secret_end: list[OnSecretEnd] = []
         self._on_right_changed: list[Callable[[str], None]] = []
         self._on_change: list[OnChange] = []
+        self._let_go: LetGo = lambda _: True
+        self._last_use: Callable[[str], int] = lambda _: 0
         keys.on_change(lambda _: self.catch_up())
 
     def __len__(self) -> int:
@@ -87,6 +100,7 @@ class KnownKeys:
             raise refusal(code or _UNKNOWN)
         self._account_limits[key.account_id] = account_limits
         self._remember(digest, key)
+        self._make_room(digest)
         return key
 
     def account_limits(self, account_id: str) -> AccountLimits:
@@ -113,6 +127,14 @@ class KnownKeys:
         """Call `listener` with the id of each key that was shown and is given another right, or loses one."""
         self._on_right_changed.append(listener)
 
+    def on_let_go(self, let_go: LetGo) -> None:
+        """Have `let_go` asked before a key goes that was not shown for long."""
+        self._let_go = let_go
+
+    def go_by(self, last_use: Callable[[str], int]) -> None:
+        """Have those go first that were used longest ago: by key id, a number that grows with time."""
+        self._last_use = last_use
+
     async def begin(self) -> None:
         """To be called once, before the first key is shown."""
         await self._keys.forget_changes()
@@ -128,7 +150,9 @@ class KnownKeys:
             for digest, key in self._touched_by(stale_ids):
                 self._replace(digest, key, await self._keys.find(digest))
             for account_id in self._accounts_touched_by(stale_ids):
-                self._account_limits[account_id] = await self._keys.account_limits(account_id)
+                limits = await self._keys.account_limits(account_id)
+                if account_id in self._account_limits:
+                    self._account_limits[account_id] = limits
             for listener in self._on_change if stale_ids else ():
                 await listener(stale_ids)
             self._stale_ids -= stale_ids
@@ -140,6 +164,7 @@ class KnownKeys:
         """
         if not self.has_learned(account_id):
             self._account_limits[account_id] = await self._settled(lambda: self._keys.account_limits(account_id))
+            self._make_room_for_accounts(account_id)
 
     def end_expired(self) -> None:
         """Close the keys whose time is over."""
@@ -189,8 +214,7 @@ class KnownKeys:
         """The valid keys that have changed, or whose account or a maker of whose has."""
         digests = set[bytes]().union(*(self._digests.get(key_id, ()) for key_id in changed_ids))
         digests.update(*(self._made.get(key_id, ()) for key_id in changed_ids))
-        if any(changed_id.startswith("acc_") for changed_id in changed_ids):
-            digests.update(digest for digest, key in self._valid.items() if key.account_id in changed_ids)
+        digests.update(*(self._of_account.get(account_id, ()) for account_id in changed_ids))
         return [(digest, self._valid[digest]) for digest in digests]
 
     def _replace(self, digest: bytes, before: Key, key: Key | None) -> None:
@@ -208,26 +232,55 @@ class KnownKeys:
 
     def _remember(self, digest: bytes, key: Key) -> None:
         self._valid[digest] = key
-        self._digests.setdefault(key.id, set()).add(digest)
-        for maker in key.makers:
-            self._made.setdefault(maker.key_id, set()).add(digest)
+        for listed, name in self._lists_of(key):
+            listed.setdefault(name, set()).add(digest)
         if key.expires_at_ms is not None:
             self._next_expiry_ms = min(self._next_expiry_ms, key.expires_at_ms)
 
-    def _close(self, digest: bytes, key: Key, code: Code) -> None:
+    def _drop(self, digest: bytes, key: Key) -> None:
+        """A key by this secret, as if it had not been shown; its account's limits with the last of its keys."""
         del self._valid[digest]
-        self._digests[key.id].discard(digest)
-        self._stale_ids.add(LIMITS_OF + key.account_id)
+        for listed, name in self._lists_of(key):
+            digests = listed[name]
+            digests.discard(digest)
+            if not digests:
+                del listed[name]
+        if key.account_id not in self._of_account:
+            self._account_limits.pop(key.account_id, None)
+
+    def _lists_of(self, key: Key) -> Iterator[tuple[dict[str, set[bytes]], str]]:
+        """Where its secrets are listed, and by which name."""
+        yield self._digests, key.id
+        yield self._of_account, key.account_id
         for maker in key.makers:
-            made = self._made[maker.key_id]
-            made.discard(digest)
-            if not made:
-                del self._made[maker.key_id]
+            yield self._made, maker.key_id
+
+    def _make_room(self, shown: bytes) -> None:
+        """For a key that is shown now. A few that were looked at longest ago are, and stand behind all others then."""
+        if len(self._valid) <= _MOST_KNOWN:
+            return
+        looked_at = [(digest, self._valid.pop(digest)) for digest in list(islice(self._valid, _LOOKED_AT))]
+        self._valid.update(looked_at)
+        for digest, key in sorted(looked_at, key=lambda one: self._last_use(one[1].id)):
+            if len(self._valid) > _MOST_KNOWN and digest != shown and self._let_go(key):
+                self._drop(digest, key)
+
+    def _make_room_for_accounts(self, learned_id: str) -> None:
+        """The same of accounts that no key is known of, which are learned again where a person comes back."""
+        if len(self._account_limits) <= 2 * _MOST_KNOWN:
+            return
+        for account_id in list(islice(self._account_limits, _LOOKED_AT)):
+            limits = self._account_limits.pop(account_id)
+            if account_id in self._of_account or account_id == learned_id:
+                self._account_limits[account_id] = limits
+
+    def _close(self, digest: bytes, key: Key, code: Code) -> None:
+        self._drop(digest, key)
+        self._stale_ids.add(LIMITS_OF + key.account_id)
         self._refuse(digest, code)
         for hear_secret in self._on_secret_end:
             hear_secret(key, refusal(code))
-        if not self._digests[key.id]:
-            del self._digests[key.id]
+        if key.id not in self._digests:
             for listener in self._on_close:
                 listener(key.id, refusal(code))
 

@@ -188,6 +188,11 @@ class Limiter:
         use = table.get(quota.subject)
         return 0 if use is None else use.running
 
+    def last_minute(self, key_id: str) -> int:
+        """The latest in which a key was used today; -1 where it was not."""
+        use = self._key_uses.get(key_id)
+        return -1 if use is None else use.minute
+
     def _check(self, uses: Uses) -> None:
         for use, quota in uses:  # written out, since every request pays for it
             most = quota.allowance

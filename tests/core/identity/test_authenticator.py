@@ -1,11 +1,14 @@
 """Callers: what their keys and accounts may use, and what guests are counted by."""
 
 from dataclasses import asdict
+from weakref import ref
 
 import pytest
 
 from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, KeyHolder, Principal, User
 from mcp_gateway.core.config import GuestSettings, LimitSettings
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity import known_keys as known_keys_module
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.admin_keys import AdminKeys
 from mcp_gateway.core.identity.authenticator import Authenticator
@@ -251,3 +254,40 @@ async def test_a_caller_has_what_its_key_says_of_the_choice_of_models(
     await keys.change(key.id, routing={"model_pool": None})
     await known.catch_up()
     assert (await identified(authenticator, raw)).routing == RoutingDefaults(mode="cost")
+
+
+async def test_a_key_is_not_forgotten_while_somebody_holds_its_caller(
+    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor while a session holds its validity alone, so that whatever goes on hears of its end."""
+    monkeypatch.setattr(known_keys_module, "_MOST_KNOWN", 0)
+    (held, raw), (_, one), (_, other) = [await keys.create(account) for _ in range(3)]
+    caller = await identified(authenticator, raw)
+    for another in (one, other):
+        await identified(authenticator, another)
+        assert known.recall(raw) == held
+    again = await identified(authenticator, raw)
+    assert again == caller
+    assert again.validity is caller.validity
+    validity = caller.validity
+    del caller, again
+    await identified(authenticator, one)
+    await keys.revoke(held.id)
+    assert validity.ended_by == "revoked_api_key"
+    await identified(authenticator, other)
+    assert [len(known), len(authenticator._callers), len(authenticator._validities)] == [1, 1, 1]
+
+
+async def test_a_key_that_nothing_goes_on_for_is_read_again_when_it_is_shown_again(
+    authenticator: Authenticator, known: KnownKeys, keys: KeyRing, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_keys_module, "_MOST_KNOWN", 0)
+    (key, raw), (_, other) = [await keys.create(account) for _ in range(2)]
+    before = ref((await identified(authenticator, raw)).validity)
+    await identified(authenticator, other)
+    assert before() is None
+    assert authenticator.recall(raw) is None
+    assert (await identified(authenticator, raw)).key_id == key.id
+    await keys.revoke(key.id)
+    with pytest.raises(GatewayError, match="revoked_api_key"):
+        await identified(authenticator, raw)

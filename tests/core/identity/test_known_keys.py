@@ -14,7 +14,7 @@ from mcp_gateway.core.engine import Read
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity import known_keys as module
 from mcp_gateway.core.identity.accounts import Accounts
-from mcp_gateway.core.identity.key_ring import AccountLimitsOf, KeyByDigest, KeyRing
+from mcp_gateway.core.identity.key_ring import AccountLimits, AccountLimitsOf, KeyByDigest, KeyRing
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.store.sqlite.store import Store
@@ -255,6 +255,120 @@ async def test_a_key_that_has_expired_before_it_is_shown_is_told_so(
     _, raw = await keys.create(account, expires_at_ms=clock.now_ms + 10)
     clock.now_ms += 10
     assert await refusal(known, raw) == "expired_api_key"
+
+
+# How many are known
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The most keys that are known, of which two are looked at for another to go."""
+    monkeypatch.setattr(module, "_MOST_KNOWN", 3)
+    monkeypatch.setattr(module, "_LOOKED_AT", 2)
+    return 3
+
+
+async def shown_keys(known: KnownKeys, keys: KeyRing, accounts: Accounts, number: int) -> list[tuple[Key, str]]:
+    """Keys of as many accounts, each shown once."""
+    made = [await keys.create((await accounts.create("Ann")).id) for _ in range(number)]
+    for _, raw in made:
+        await known.look_up(raw)
+    return made
+
+
+def kept(known: KnownKeys) -> list[int]:
+    others = (known._digests, known._of_account, known._account_limits, known._made)
+    return [len(known), *(len(one) for one in others)]
+
+
+async def test_only_so_many_keys_are_known_and_others_are_read_again(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, few: int, heard: list[tuple[str, str]]
+) -> None:
+    made = await shown_keys(known, keys, accounts, 10)
+    assert kept(known) == [few, few, few, few, 0]
+    assert known.recall(made[9][1]) == made[9][0]
+    assert known.recall(made[0][1]) is None
+    await keys.change(made[0][0].id, name="while it is forgotten")
+    assert (await known.look_up(made[0][1])).name == "while it is forgotten"
+    for key, raw in made:
+        await keys.revoke(key.id)
+        assert await refusal(known, raw) == "revoked_api_key"
+    assert kept(known) == [0] * 5
+    assert len(heard) == few
+
+
+async def test_keys_that_others_made_go_from_all_lists(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, account: str, few: int
+) -> None:
+    maker, raw = await keys.create(account)
+    _, raw_of_made = await keys.create(account, made_by=maker.id)
+    await known.look_up(raw)
+    await known.look_up(raw_of_made)
+    assert kept(known) == [2, 2, 1, 1, 1]
+    await shown_keys(known, keys, accounts, 8)
+    assert kept(known) == [few, few, few, few, 0]
+
+
+async def test_of_those_that_are_looked_at_the_one_goes_that_was_used_longest_ago(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, few: int
+) -> None:
+    uses: dict[str, int] = {}
+    known.go_by(lambda key_id: uses.get(key_id, -1))
+    (used, raw), *_ = await shown_keys(known, keys, accounts, few)
+    uses[used.id] = 5
+    for _ in range(5):
+        await shown_keys(known, keys, accounts, 1)
+        assert known.recall(raw) == used
+    uses[used.id] = -2
+    await shown_keys(known, keys, accounts, few)
+    assert known.recall(raw) is None
+    assert len(known) == few
+
+
+async def test_a_key_stays_known_while_something_goes_on_for_it_and_hears_of_its_end(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, few: int, heard: list[tuple[str, str]]
+) -> None:
+    held = set[str]()
+    known.on_let_go(lambda key: key.id not in held)
+    made = await shown_keys(known, keys, accounts, few)
+    held.update(key.id for key, _ in made)
+    await shown_keys(known, keys, accounts, 6)
+    assert all(known.recall(raw) == key for key, raw in made)
+    assert few < len(known) <= few + 2  # the one that was shown last is, too, and whichever were not looked at
+    await keys.revoke(made[0][0].id)
+    assert heard == [(made[0][0].id, "revoked_api_key")]
+    held.clear()
+    await shown_keys(known, keys, accounts, 4)
+    assert len(known) == few
+
+
+async def test_of_accounts_that_only_people_ask_for_so_many_are_known(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, few: int
+) -> None:
+    of_key, _ = (await shown_keys(known, keys, accounts, 1))[0]
+    for _ in range(20):
+        account_id = (await accounts.create("Bob")).id
+        await known.learn(account_id)
+        assert known.has_learned(account_id)
+    assert few <= len(known._account_limits) <= 2 * few
+    assert known.has_learned(of_key.account_id)
+
+
+async def test_limits_that_are_read_while_their_account_is_forgotten_stay_so(
+    known: KnownKeys, keys: KeyRing, accounts: Accounts, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (key, _), *_ = await shown_keys(known, keys, accounts, 1)
+    read = keys.account_limits
+
+    async def slow(account_id: str) -> AccountLimits:
+        if account_id == key.account_id:
+            await shown_keys(known, keys, accounts, 2 * few)
+        return await read(account_id)
+
+    await accounts.change(key.account_id, limits={"in_flight": 3})
+    monkeypatch.setattr(keys, "account_limits", slow)
+    await known.catch_up()
+    assert not known.has_learned(key.account_id)
 
 
 REVOKE_AND_CREATE = """

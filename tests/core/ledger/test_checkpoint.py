@@ -60,5 +60,5 @@ async def test_a_lost_wallet_is_noticed(store: Store, funded: str, tmp_path: Pat
 async def test_only_what_came_since_the_checkpoint_is_read(store: Store, funded: str) -> None:
     await verify_since_checkpoint(store)
     plan = await store.read(Query(f"EXPLAIN QUERY PLAN {DIFFERENCES}"))
-    steps = [row[3] for row in plan if "ledger_transactions" in row[3]]
-    assert steps == ["SEARCH ledger_transactions USING INTEGER PRIMARY KEY (rowid>?)"]
+    steps = [row[3] for row in plan if "ledger_rows" in row[3]]
+    assert steps == ["SEARCH ledger_rows USING INTEGER PRIMARY KEY (rowid>?)"]

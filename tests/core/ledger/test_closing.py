@@ -170,7 +170,7 @@ async def test_the_check_of_all_entries_notices_faults_in_closed_months(
     assert await closing_of(store, clock).close_due() == ["2026-01"]
     if sql == "of an entry":
         await store.write(changing("DROP TRIGGER ledger_facts_stay"))
-        sql = "UPDATE ledger_transactions SET paid_nano = 7, clearing_nano = -7 WHERE kind = 'credit'"
+        sql = "UPDATE ledger_rows SET paid_nano = 7, clearing_nano = -7 WHERE kind = 'credit'"
     await store.write(changing(sql))
     assert await ledger.check(of_all_entries=True) != []
     if "cost_nano" not in sql and "clearing_nano" not in sql:  # of entries in closed months the sums alone are read

@@ -377,7 +377,7 @@ async def test_a_settlement_that_fails_for_an_unknown_reason_is_not_charged_and_
         Work(
             lambda connection: (
                 connection.execute(
-                    "CREATE TRIGGER odd BEFORE INSERT ON ledger_transactions WHEN NEW.kind = 'settle' "
+                    "CREATE TRIGGER odd BEFORE INSERT ON ledger_rows WHEN NEW.kind = 'settle' "
                     "BEGIN SELECT RAISE(ABORT, 'odd'); END"
                 )
                 and None

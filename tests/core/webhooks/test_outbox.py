@@ -141,7 +141,7 @@ async def test_an_event_is_written_in_the_transaction_of_what_caused_it_or_not_a
     begun = statements.index("BEGIN IMMEDIATE")
     committed = statements.index("COMMIT", begun)
     added, *_ = [n for n, sql in enumerate(statements) if sql.lstrip().startswith("INSERT INTO webhook_outbox")]
-    (settled,) = [n for n, sql in enumerate(statements) if sql.lstrip().startswith("INSERT INTO ledger_transactions")]
+    (settled,) = [n for n, sql in enumerate(statements) if sql.lstrip().startswith("INSERT INTO ledger_rows")]
     assert begun < settled < added < committed
 
 

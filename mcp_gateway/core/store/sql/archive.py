@@ -11,9 +11,9 @@ WHERE id > :after_id AND kind = 'settle' AND held_nano = 0
     AND id <= (
         SELECT COALESCE(MAX(last_id), 0) FROM closed_months WHERE :before_month IS NULL OR month < :before_month
     )
-    AND id < (SELECT MAX(id) FROM ledger_transactions)
+    AND id < (SELECT MAX(id) FROM ledger_rows)
     AND NOT EXISTS (
-        SELECT 1 FROM ledger_transactions AS back
+        SELECT 1 FROM ledger_rows AS back
         WHERE back.kind = 'refund_of_request' AND back.reference = entries.reference
     )
 ORDER BY id LIMIT :most
@@ -22,7 +22,7 @@ _MARK = """
 UPDATE closed_months SET is_archived = 1
 WHERE month <= (SELECT MIN(month) FROM closed_months WHERE last_id >= ?)
 """
-_REMOVE = "DELETE FROM ledger_transactions WHERE kind = 'settle' AND id IN (SELECT value FROM json_each(?))"
+_REMOVE = "DELETE FROM ledger_rows WHERE kind = 'settle' AND id IN (SELECT value FROM json_each(?))"
 
 
 def _to_archive(rows: Rows, read: EntriesToArchive) -> list[ArchivedEntry]:

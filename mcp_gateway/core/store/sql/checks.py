@@ -1,19 +1,20 @@
 """What must hold between the ledger's facts and everything that is derived from them, as queries that find nothing."""
 
-from mcp_gateway.core.store.names import NUMBER_OF
+from mcp_gateway.core.store.names import NAME_OF
 
 _CLOSED = "COALESCE((SELECT MAX(last_id) FROM closed_months), 0)"
 _ARCHIVED = "COALESCE((SELECT MAX(last_id) FROM closed_months WHERE is_archived = 1), 0)"
 _CHECKS = {
     "a transaction does not sum to zero (id)": """
-        SELECT id FROM ledger_transactions
+        SELECT id FROM ledger_rows
         WHERE id > {after}
             AND paid_nano + granted_nano + held_nano + revenue_nano + grant_source_nano + clearing_nano <> 0""",
     "a wallet differs from its transactions (account, paid, granted by the wallet; by the transactions)": """
         SELECT id, w.paid_nano, w.granted_nano, t.paid, t.granted
         FROM accounts LEFT JOIN wallets AS w ON w.account_id = id LEFT JOIN (
             SELECT account_id, SUM(paid_nano) AS paid, SUM(granted_nano) AS granted FROM (
-                SELECT account_id, paid_nano, granted_nano FROM ledger_transactions WHERE id > {after}
+                SELECT {account} AS account_id, SUM(paid_nano) AS paid_nano, SUM(granted_nano) AS granted_nano
+                FROM ledger_rows WHERE id > {after} GROUP BY +account_number
                 UNION ALL SELECT account_id, paid_nano, granted_nano FROM month_sums JOIN closed_months USING (month)
                 WHERE last_id <= {after}
             ) GROUP BY account_id
@@ -26,7 +27,7 @@ _CHECKS = {
             FROM wallets AS w)
         WHERE granted_nano <> total""",
     "a hold of an earlier release was not ended (request, still held)": """
-        SELECT reference, SUM(held_nano) AS held FROM ledger_transactions
+        SELECT reference, SUM(held_nano) AS held FROM ledger_rows
         WHERE held_nano <> 0 GROUP BY reference HAVING held <> 0""",
     "a budget was spent beyond its amount (budget, start of its window, amount, spent)": """
         SELECT id, starts_at_ms, amount_nano, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
@@ -46,31 +47,31 @@ _CHECKS = {
         SELECT lease_id FROM pockets JOIN leases ON budget_id = lease_id WHERE returned_nano IS NOT NULL""",
     "a request's record differs from its settlement (request, recorded, charged)": """
         SELECT t.reference, cost_nano, t.revenue_nano + IFNULL(back.revenue_nano, 0) AS kept
-        FROM ledger_transactions AS t
-        JOIN request_rows AS r ON r.id = t.reference AND account_number = {of_account}
-        LEFT JOIN ledger_transactions AS back ON back.reference = t.reference AND back.kind = 'refund_of_request'
+        FROM ledger_rows AS t JOIN request_rows AS r ON r.id = t.reference AND r.account_number = t.account_number
+        LEFT JOIN ledger_rows AS back ON back.reference = t.reference AND back.kind = 'refund_of_request'
         WHERE t.id > {after} AND t.kind = 'settle' AND cost_nano <> kept""",
     "a request was settled or voided twice (request, times)": """
-        SELECT reference, COUNT(*) FROM ledger_transactions WHERE id > {after} AND kind IN ('settle', 'void')
+        SELECT reference, COUNT(*) FROM ledger_rows WHERE id > {after} AND kind IN ('settle', 'void')
         GROUP BY reference, kind HAVING COUNT(*) > 1""",
     "a request was given back more or less than it was charged (request, charged, given back)": """
-        SELECT back.reference, t.revenue_nano, back.revenue_nano FROM ledger_transactions AS back
-        LEFT JOIN ledger_transactions AS t ON t.reference = back.reference AND t.kind = 'settle'
+        SELECT back.reference, t.revenue_nano, back.revenue_nano FROM ledger_rows AS back
+        LEFT JOIN ledger_rows AS t ON t.reference = back.reference AND t.kind = 'settle'
         WHERE back.id > {after} AND back.kind = 'refund_of_request' AND t.revenue_nano IS NOT -back.revenue_nano""",
     "sums of closed months differ from their entries (account, kind, entries more in the sums, paid, granted)": """
         SELECT account_id, kind, SUM(entries) AS more, SUM(paid_nano) AS paid, SUM(granted_nano) AS granted FROM (
             SELECT account_id, kind, entries, paid_nano, granted_nano, held_nano, revenue_nano
             FROM month_sums JOIN closed_months USING (month) WHERE last_id > {after}
-            UNION ALL SELECT account_id, kind, -1, -paid_nano, -granted_nano, -held_nano, -revenue_nano
-            FROM ledger_transactions WHERE id > {after} AND id <= {closed}
+            UNION ALL SELECT {account}, kind, -COUNT(*), -SUM(paid_nano), -SUM(granted_nano), -SUM(held_nano),
+                -SUM(revenue_nano)
+            FROM ledger_rows WHERE id > {after} AND id <= {closed} GROUP BY +account_number, kind
         ) GROUP BY account_id, kind
         HAVING more <> 0 OR paid <> 0 OR granted <> 0 OR SUM(held_nano) <> 0 OR SUM(revenue_nano) <> 0""",
 }
 
 
 def _beginning(after: str) -> dict[str, str]:
-    of_account = NUMBER_OF.format("t.account_id")
-    return {what: sql.format(after=after, closed=_CLOSED, of_account=of_account) for what, sql in _CHECKS.items()}
+    account = NAME_OF.format("account_number")
+    return {what: sql.format(after=after, closed=_CLOSED, account=account) for what, sql in _CHECKS.items()}
 
 
 CHECKS = _beginning(_CLOSED)

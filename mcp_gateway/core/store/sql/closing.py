@@ -14,43 +14,45 @@ from mcp_gateway.core.ledger.closing import (
     SumsOfMonth,
 )
 from mcp_gateway.core.ledger.months import Month
-from mcp_gateway.core.store.names import NAME_OF, NUMBER_OF
+from mcp_gateway.core.store.names import NAME_OF
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _LAST_CLOSED = "SELECT month, last_id FROM closed_months ORDER BY month DESC LIMIT 1"
-_FIRST_ENTRY = "SELECT created_at_ms FROM ledger_transactions WHERE id > ? ORDER BY id LIMIT 1"
-_FIRST_AFTER = "SELECT id FROM ledger_transactions WHERE id > ? AND created_at_ms >= ? ORDER BY id LIMIT 1"
-_LAST_ID = "SELECT COALESCE(MAX(id), 0) FROM ledger_transactions"
+_FIRST_ENTRY = "SELECT created_at_ms FROM ledger_rows WHERE id > ? ORDER BY id LIMIT 1"
+_FIRST_AFTER = "SELECT id FROM ledger_rows WHERE id > ? AND created_at_ms >= ? ORDER BY id LIMIT 1"
+_LAST_ID = "SELECT COALESCE(MAX(id), 0) FROM ledger_rows"
 _BOOKS = ("paid_nano", "granted_nano", "held_nano", "revenue_nano", "grant_source_nano", "clearing_nano")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
 CHARGED_GRANTS = """
 -entries.granted_nano - COALESCE((
-    SELECT hold.granted_nano FROM ledger_transactions AS hold
+    SELECT hold.granted_nano FROM ledger_rows AS hold
     WHERE hold.kind = 'hold' AND hold.reference = entries.reference AND entries.kind = 'settle'
         AND entries.held_nano <> 0 -- else its hold was voided before it was settled
 ), 0)
 """
 _SUMS_OF_ENTRIES = f"""
-SELECT entries.account_id, kind, COALESCE({NAME_OF.format("model_number")}, '') AS of_model, COUNT(*),
+SELECT {NAME_OF.format("entries.account_number")} AS account_id, kind,
+    COALESCE({NAME_OF.format("model_number")}, '') AS model, COUNT(*),
     {", ".join(f"SUM(entries.{book})" for book in _BOOKS)},
     SUM(CASE WHEN kind = 'settle' OR kind = 'refund_of_request' THEN {CHARGED_GRANTS} ELSE 0 END),
     {", ".join(f"SUM(COALESCE({count}, 0))" for count in _TOKENS)}
-FROM ledger_transactions AS entries LEFT JOIN request_rows
-    ON account_number = {NUMBER_OF.format("entries.account_id")} AND request_rows.id = reference
+FROM ledger_rows AS entries LEFT JOIN request_rows
+    ON request_rows.account_number = entries.account_number AND request_rows.id = reference
     AND (kind = 'settle' OR kind = 'refund_of_request')
 WHERE entries.id > ? AND entries.id <= ?
-GROUP BY +entries.account_id, kind, of_model ORDER BY entries.account_id, kind, of_model
+GROUP BY +entries.account_number, kind, model_number ORDER BY 1, 2, 3
 """
 _SUMS_OF_MONTH = f"""
 SELECT {", ".join(MonthSum._fields)} FROM month_sums WHERE month = ? ORDER BY account_id, kind, model
 """
-_PASSED = """
+_PASSED = f"""
 WITH passed AS MATERIALIZED (
-    SELECT id, account_id, paid_nano, granted_nano FROM ledger_transactions
+    SELECT id, account_number, paid_nano, granted_nano FROM ledger_rows
     WHERE id > (SELECT transaction_id FROM ledger_checkpoint_position) ORDER BY id LIMIT ?
 )
 SELECT NULL, (SELECT transaction_id FROM ledger_checkpoint_position), MAX(id) FROM passed
-UNION ALL SELECT account_id, SUM(paid_nano), SUM(granted_nano) FROM passed GROUP BY account_id
+UNION ALL
+SELECT {NAME_OF.format("account_number")}, SUM(paid_nano), SUM(granted_nano) FROM passed GROUP BY account_number
 """
 _ADD_PASSED = """
 INSERT INTO ledger_checkpoint VALUES (?, ?, ?) ON CONFLICT (account_id) DO UPDATE SET

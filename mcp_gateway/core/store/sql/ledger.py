@@ -13,16 +13,18 @@ from mcp_gateway.core.ledger.entries import (
 from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.ledger.statement import LedgerTransaction as Entry
 from mcp_gateway.core.ledger.statement import NotesOf, TransactionsPage
+from mcp_gateway.core.store.names import NAME_OF, NUMBER_OF
 from mcp_gateway.core.store.sql.checks import ALL_CHECKS, CHECKS
 from mcp_gateway.core.store.transaction import Executors, Row, Rows
 
 _KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR kind = 'dispute' OR kind = 'adjustment'"
 """Which apply once, in the words of their index."""
-FROM_OUTSIDE = f"FROM ledger_transactions WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
+FROM_OUTSIDE = f"FROM ledger_rows WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
 _MOVES = "AND kind NOT IN ('hold', 'void')"
 """Without those of releases whose holds were entries: they change nothing of what an account owns."""
-_WALLET = """
-SELECT w.paid_nano, w.granted_nano, (SELECT MAX(id) FROM ledger_transactions WHERE account_id = w.account_id),
+_WALLET = f"""
+SELECT w.paid_nano, w.granted_nano,
+    (SELECT MAX(id) FROM ledger_rows WHERE account_number = {NUMBER_OF.format("w.account_id")}),
     g.id, g.remaining_nano, g.expires_at_ms
 FROM wallets AS w LEFT JOIN grants AS g ON g.account_id = w.account_id AND g.remaining_nano > 0
 WHERE w.account_id = ? ORDER BY g.expires_at_ms IS NULL, g.expires_at_ms, g.id
@@ -31,7 +33,7 @@ WHERE w.account_id = ? ORDER BY g.expires_at_ms IS NULL, g.expires_at_ms, g.id
 
 
 def _applied(rows: Rows, read: AppliedBy) -> Applied | None:
-    sql = f"SELECT account_id, paid_nano + granted_nano {FROM_OUTSIDE}"
+    sql = f"SELECT {NAME_OF.format('account_number')}, paid_nano + granted_nano {FROM_OUTSIDE}"
     row = rows.first(sql, (read.kind, read.reference))
     return None if row is None else Applied(*row)
 
@@ -58,8 +60,9 @@ def _discrepancies(rows: Rows, read: Discrepancies) -> list[tuple[str, Row]]:
 
 def _page(rows: Rows, read: TransactionsPage) -> list[Entry]:
     sql = (
-        "SELECT id, kind, reference, paid_nano, granted_nano, held_nano, created_at_ms FROM ledger_transactions "
-        f"WHERE account_id = ? AND id < ? {_MOVES if read.only_moves else ''} ORDER BY id DESC LIMIT ?"
+        "SELECT id, kind, reference, paid_nano, granted_nano, held_nano, created_at_ms FROM ledger_rows "
+        f"WHERE account_number = {NUMBER_OF.format('?')} AND id < ? {_MOVES if read.only_moves else ''} "
+        "ORDER BY id DESC LIMIT ?"
     )
     below_id = 2**63 - 1 if read.before_id is None else read.before_id
     return [Entry(*row) for row in rows.all(sql, (read.account_id, below_id, read.limit))]

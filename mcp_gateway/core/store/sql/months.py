@@ -24,8 +24,9 @@ _STATEMENT = f"""
 WITH entries AS MATERIALIZED (
     SELECT kind, reference, paid_nano + granted_nano + held_nano AS amount_nano,
         created_at_ms >= :until_ms OR {_IS_CLOSED} AS is_later
-    FROM ledger_transactions
-    WHERE account_id = :account_id AND id > {_AFTER} AND (created_at_ms >= :since_ms OR {_IS_CLOSED})
+    FROM ledger_rows
+    WHERE account_number = {NUMBER_OF.format(":account_id")} AND id > {_AFTER}
+        AND (created_at_ms >= :since_ms OR {_IS_CLOSED})
         AND kind NOT IN ('hold', 'void')
 ),
 closed AS MATERIALIZED (
@@ -68,13 +69,13 @@ ORDER BY part, 7 DESC, 2
 _PARTS = ("now", "later", "moves", "use", "archived")
 _EARNED = f"""
 SELECT account_id, model, SUM(times), SUM(revenue_nano), SUM(charged_grants_nano) FROM (
-    SELECT entries.account_id, {_MODEL} AS model, {_COUNTS_AS} AS times, revenue_nano,
-        {CHARGED_GRANTS} AS charged_grants_nano
-    FROM ledger_transactions AS entries
-    LEFT JOIN request_rows
-    ON account_number = {NUMBER_OF.format("entries.account_id")} AND request_rows.id = entries.reference
+    SELECT {NAME_OF.format("entries.account_number")} AS account_id, {_MODEL} AS model, SUM({_COUNTS_AS}) AS times,
+        SUM(revenue_nano) AS revenue_nano, SUM({CHARGED_GRANTS}) AS charged_grants_nano
+    FROM ledger_rows AS entries LEFT JOIN request_rows
+    ON request_rows.account_number = entries.account_number AND request_rows.id = entries.reference
     WHERE entries.id > {_AFTER} AND created_at_ms >= :since_ms AND created_at_ms < :until_ms
         AND kind IN {_OF_REQUESTS} AND NOT {_IS_CLOSED}
+    GROUP BY +entries.account_number, model_number
     UNION ALL SELECT account_id, NULLIF(model, ''), {_COUNTS_AS} * entries, revenue_nano, charged_grants_nano
     FROM closed_months JOIN month_sums USING (month) WHERE month = :month AND kind IN {_OF_REQUESTS}
 )

@@ -25,9 +25,9 @@ _BEGINNING: frozenset[EntryKind] = frozenset({"settle", "credit"})
 """What begins a payment where it leaves too little: what is spent, and a payment that was not enough. Nobody is charged
 for what the operator takes away, or for a gift that expires."""
 _TRANSACTION = """
-INSERT INTO ledger_transactions
-    (account_id, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
-     created_at_ms)
+INSERT INTO ledger_rows
+    (account_number, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano,
+     clearing_nano, created_at_ms)
 VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?)
 """
 
@@ -117,7 +117,8 @@ class Journal:
         wallet = self.wallet(account_id)
         wallet.paid_nano += paid
         wallet.granted_nano += granted
-        self._entries.append((account_id, kind, reference, paid, granted, revenue, grant_source, clearing, self.now_ms))
+        facts = (kind, reference, paid, granted, revenue, grant_source, clearing, self.now_ms)
+        self._entries.append((*self._transaction.numbers[(account_id,)], *facts))
 
     def record(self, record: RequestRecord) -> None:
         """A row of the request log."""
@@ -166,4 +167,5 @@ class Journal:
 
     def _may_begin(self, account_id: str) -> bool:
         """Whether something here may have an account topped up."""
-        return any(one == account_id and kind in _BEGINNING for one, kind, *_ in self._entries)
+        (number,) = self._transaction.numbers[(account_id,)]
+        return any(one == number and kind in _BEGINNING for one, kind, *_ in self._entries)

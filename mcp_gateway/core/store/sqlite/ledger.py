@@ -21,6 +21,7 @@ from mcp_gateway.core.ledger.entries import (
 from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 from mcp_gateway.core.money import MAX_NANO, OutsideKind
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.names import NAME_OF
 from mcp_gateway.core.store.sql.accounts import stop_sharing
 from mcp_gateway.core.store.sql.budgets import put_into_pocket, with_returned
 from mcp_gateway.core.store.sql.ledger import FROM_OUTSIDE
@@ -33,14 +34,17 @@ from mcp_gateway.core.store.transaction import Executors, Transaction
 _KINDS_OF_A_REQUEST = ("kind = 'hold'", "kind = 'settle'", "kind = 'refund_of_request'")
 """Of the transactions that bear a request's id; each in the words by which SQLite knows that an index serves."""
 _OF_A_REQUEST = " UNION ALL ".join(
-    f"SELECT * FROM ledger_transactions WHERE reference = :id AND {kind}" for kind in _KINDS_OF_A_REQUEST
+    f"SELECT * FROM ledger_rows WHERE reference = :id AND {kind}" for kind in _KINDS_OF_A_REQUEST
 )
 _CHARGED = (
     "SELECT COALESCE(-SUM(paid_nano), 0), COALESCE(-SUM(granted_nano), 0), COALESCE(SUM(revenue_nano), 0) "
     f"FROM ({_OF_A_REQUEST})"
 )
-_HELD = "SELECT account_id, -paid_nano - granted_nano FROM ledger_transactions WHERE kind = 'hold' AND reference = ?"
-_IS_SETTLED = "SELECT 1 FROM ledger_transactions WHERE kind = 'settle' AND reference = ?"
+_HELD = f"""
+SELECT {NAME_OF.format("account_number")}, -paid_nano - granted_nano FROM ledger_rows
+WHERE kind = 'hold' AND reference = ?
+"""
+_IS_SETTLED = "SELECT 1 FROM ledger_rows WHERE kind = 'settle' AND reference = ?"
 
 _Ending = Settle | LeaveUncharged | GiveBack | Departure
 

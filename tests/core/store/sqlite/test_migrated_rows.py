@@ -4,11 +4,15 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import product
+from typing import get_args
 
 import pytest
 
+from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
+from tests.cases import each
 from tests.databases import of_version, record_before_names, record_in
 from tests.recorded import recorded
 
@@ -27,14 +31,23 @@ RECORDS = [
     recorded(AT_MS + 4, account_id="acc_c", key_id="stop", model="acc_a", backend="acc_c"),
 ]
 
+ACCOUNTS = [("acc_c",), ("acc_of_ledger",)]
+ENTRIES = [
+    (number, account_id, kind, f"of {kind}", 5, -2, 1, 0, 0, -4, AT_MS + number)
+    for number, (kind, (account_id,)) in enumerate(product(get_args(EntryKind), ACCOUNTS[1:]), 1)
+] + [(900, "acc_c", "settle", RECORDS[-1].id, -7, 0, 0, 7, 0, 0, AT_MS)]
+
 
 @pytest.fixture
 def connection() -> Iterator[sqlite3.Connection]:
-    """With a row of every kind that there is of requests."""
+    """With a row of every kind that there is of requests, and of the ledger."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.deserialize(of_version(LAST_WITH_NAMES))
         connection.execute("PRAGMA foreign_keys = ON")
         record_before_names(connection, RECORDS)
+        connection.executemany("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, 'Ann', 1)", ACCOUNTS)
+        connection.executemany(f"INSERT INTO ledger_transactions VALUES ({', '.join('?' * 11)})", ENTRIES)
+        connection.execute("INSERT INTO transaction_notes VALUES (2, 'a gift')")
         for one in RECORDS:
             place = (one.account_id, one.id)
             connection.execute("INSERT INTO request_surfaces VALUES (?, ?, 'messages')", place)
@@ -52,13 +65,14 @@ def told(connection: sqlite3.Connection, *tables: str) -> list[list[tuple[object
 
 
 def test_requests_and_what_belongs_to_them_are_told_as_before(connection: sqlite3.Connection) -> None:
-    tables = ("requests", *SUMS, *BESIDE)
+    tables = ("requests", *SUMS, *BESIDE, "ledger_transactions", "transaction_notes")
     before = told(connection, *tables)
     assert all(before)
     migrate(connection)
     assert told(connection, *tables) == before
     named = [name for (name,) in connection.execute("SELECT name FROM names ORDER BY number")]
     assert (named[:3], len(named)) == (["acc_a", "acc_b", "acc_c"], len(set(named)))
+    assert "acc_of_ledger" in named
     assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
@@ -80,6 +94,37 @@ def test_what_came_before_is_recorded_once_corrected_and_deleted_as_what_comes_a
     connection.execute("DELETE FROM requests")
     assert not any(told(connection, "requests", "request_rows", *BESIDE, "hourly_attributed"))
     assert connection.execute("SELECT SUM(requests) FROM hourly_usage").fetchone() == (len(RECORDS),)
+
+
+@each(
+    "sql",
+    [
+        "UPDATE ledger_rows SET paid_nano = 0",
+        "UPDATE ledger_transactions SET paid_nano = 0",
+        "DELETE FROM ledger_rows",
+        "DELETE FROM ledger_transactions WHERE id = 900",
+        "INSERT INTO ledger_rows SELECT NULL, 1, kind, reference, 0, 0, 0, 0, 0, 0, 1 FROM ledger_rows WHERE id = 900",
+        "INSERT INTO ledger_transactions VALUES (NULL, 'acc_c', 'credit', 'of credit', 0, 0, 0, 0, 0, 0, 1)",
+        "INSERT INTO ledger_transactions VALUES (NULL, 'acc_c', 'credit', 'another', 1, 0, 0, 0, 0, 0, 1)",
+        "INSERT INTO ledger_transactions VALUES (NULL, 'acc_c', 'gift', 'another', 0, 0, 0, 0, 0, 0, 1)",
+        "INSERT INTO ledger_transactions VALUES (NULL, 'acc_none', 'credit', 'another', 0, 0, 0, 0, 0, 0, 1)",
+        "INSERT INTO ledger_rows VALUES (NULL, 999, 'credit', 'another', 0, 0, 0, 0, 0, 0, 1)",
+        "INSERT INTO transaction_notes VALUES (901, 'of no entry')",
+    ],
+)
+def test_entries_are_as_bound_as_before(connection: sqlite3.Connection, sql: str) -> None:
+    migrate(connection)
+    before = told(connection, "ledger_transactions", "ledger_rows", "transaction_notes")
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute(sql)
+    assert told(connection, "ledger_transactions", "ledger_rows", "transaction_notes") == before
+
+
+def test_an_entry_that_is_added_by_hand_follows_the_last(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    connection.execute("INSERT INTO ledger_transactions VALUES (NULL, 'acc_c', 'credit', 'new', 1, 0, 0, 0, 0, -1, 1)")
+    last = "SELECT id, account_id, reference FROM ledger_transactions ORDER BY id DESC LIMIT 1"
+    assert connection.execute(last).fetchone() == (901, "acc_c", "new")
 
 
 def test_a_large_database_is_told_what_it_waits_for(

@@ -19,13 +19,17 @@ from mcp_gateway.core.record import AskedAs, Door, EndedBy, RequestRecord, paren
 
 
 class RequestsQuery(PageQuery):
-    """Filters hold together; `status` is the HTTP status, `since` inclusive, `until` exclusive as in GET /usage."""
+    """Filters hold together; `status` is the HTTP status, `since` inclusive, `until` exclusive as in GET /usage.
+
+    `least_status` 400 takes all that failed.
+    """
 
     _whole_day = model_validator(mode="before")(whole_day)
     cursor: Annotated[str | None, cursor_key(re.compile(r"req_[0-9a-z]+(-[0-9]+)?"))] = None
     model: Several = ()
     key: Several = ()
     status: Annotated[int | None, Field(ge=100, le=599)] = None
+    least_status: Annotated[int | None, Field(ge=100, le=599)] = None
     error_code: str | None = None
     door: Door | None = None
     surface: AskedAs | None = None
@@ -103,8 +107,8 @@ class Requests:
     async def list(self, asked: Asked[RequestsQuery, Nothing]) -> RequestPage | Streamed:
         about, query = asked.about, asked.query
         wanted = RequestFilter(
-            Among(query.model, query.key, about.within), query.status, query.error_code, query.door,
-            query.since, query.until, query.client_request_id, query.surface, query.user, query.tag,
+            Among(query.model, query.key, about.within), query.status, query.least_status, query.error_code,
+            query.door, query.since, query.until, query.client_request_id, query.surface, query.user, query.tag,
         )  # fmt: skip
         if (form := format_of(asked)) != "json":
             return export("requests", form, RequestObject, self._all(about, wanted, query))

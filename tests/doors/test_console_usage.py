@@ -80,6 +80,13 @@ async def test_bars_cards_files_and_the_api_tell_one_sum(holder: Account, by: st
 async def test_errors_are_those_of_the_requests(holder: Account) -> None:
     page = await holder.page("/console/usage?show=errors&range=7d")
     assert card(page, "Errors") == bars(page) == 1
+    links = [unescape(link) for link in re.findall(r'class="bar" data-tip="[^"]*" href="([^"]+)"', page)]
+    found = [re.findall(r"/console/requests/(req_\w+)", await holder.page(link)) for link in links]
+    assert len([one for some in found for one in some]) == 1
+    assert "least_status=400" in links[0]
+    shown = await holder.page("/console/requests?least_status=400")
+    assert 'value="400" checked' in shown
+    assert "least_status=400" in unescape(re.findall(r'href="(/console/requests/export[^"]+)"', shown)[0])
 
 
 async def test_keys_are_told_by_their_names_as_text(holder: Account) -> None:

@@ -21,7 +21,7 @@ from mcp_gateway.core.errors import TABLE, GatewayError
 
 REQUESTS = "/requests"
 REQUESTS_PATH = f"{OWN_HOME}{REQUESTS}"
-_NAMED_IN_QUERY = ("model", "key", "status", "error_code", "surface", "tag", "user", "since", "until")
+_NAMED_IN_QUERY = ("model", "key", "status", "least_status", "error_code", "surface", "tag", "user", "since", "until")
 _MOST_NEW = 50
 
 

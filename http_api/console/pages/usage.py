@@ -160,6 +160,8 @@ class UsagePages:
         groups = errors if query.show == "errors" else by
         names = await self._keys.names(asked)
         path, chosen = self._at(home_of(asked) + REQUESTS), {name: one for name, one in window.chosen.items() if one}
+        if query.show == "errors":
+            chosen["least_status"] = (str(_ERROR),)
         links = _links(path, window, chosen)
         series = _series(groups, window, query.show, names)
         await asyncio.sleep(0)  # since others wait for their turns

@@ -39,6 +39,8 @@ class RequestFilter:
 
     among: Among = ALL
     http_status: int | None = None
+    least_status: int | None = None
+    """Of HTTP; 400: those that failed."""
     error_code: str | None = None
     door: Door | None = None
     since_ms: int | None = None

@@ -169,6 +169,7 @@ async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
         RequestFilter(Among(("a",))),
         RequestFilter(since_ms=1),
         RequestFilter(since_ms=1, until_ms=2, http_status=200),
+        RequestFilter(least_status=400),
         RequestFilter(surface="score"),
     ):
         for before_id in (None, "req_5"):

@@ -374,6 +374,8 @@ def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, A
     for column in ("http_status", "error_code", "door", "client_request_id"):
         if (value := getattr(wanted, column)) is not None:
             yield f"{column} = ?", value
+    if wanted.least_status is not None:
+        yield "http_status >= ?", wanted.least_status
     if wanted.surface is not None:
         yield f"{_SURFACE} = ?", wanted.surface
     if wanted.user is not None:

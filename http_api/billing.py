@@ -12,16 +12,20 @@ from http_api.query import Query
 from http_api.usage import UsageTotals, end_of_hour_ms, recent_since_ms, totals_fields
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.rules import GrantLeft
-from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
-from mcp_gateway.core.money import EntryKind, format_usd
+from mcp_gateway.core.ledger.statement import LedgerTransaction, ListedKind, Statement
+from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.observe.history import Among, History, Totals
 from mcp_gateway.core.wallet import WalletObject
 
 _Reading = Callable[[str | None, int], Awaitable[Sequence[LedgerTransaction]]]
 
 
+TRANSACTION_ID = "txn_[0-9]{1,18}a?"
+"""With a letter behind it where it stands for what was archived of a month, ahead of the transaction of that number."""
+
+
 class TransactionsQuery(PageQuery):
-    cursor: Annotated[str | None, cursor_key(re.compile(r"txn_[0-9]{1,18}"))] = None
+    cursor: Annotated[str | None, cursor_key(re.compile(rf"{TRANSACTION_ID}"))] = None
     format: Format | None = None
     """csv and jsonl have every transaction, unless `limit` is said."""
 
@@ -60,13 +64,17 @@ class CreditsObject(WalletObject):
 
 
 class TransactionObject(Told):
-    """What one fact changed in the wallet, in USD; `amount_usd` is what the account owns more than before."""
+    """What one fact changed in the wallet, in USD; `amount_usd` is what the account owns more than before.
+
+    An `archived` one is all charges of the month in `reference` that were taken out of the ledger into a file: `time`
+    is the end of that month, and all amounts still add up to what the account owns.
+    """
 
     object: Literal["transaction"]
     id: str
     created_at: int
     time: str
-    kind: EntryKind
+    kind: ListedKind
     reference: str
     amount_usd: str
     balance_change_usd: str
@@ -153,16 +161,16 @@ class Billing:
         account_id = asked.about.account_id
 
         async def read(last: str | None, limit: int) -> Sequence[LedgerTransaction]:
-            before_id = int(last.removeprefix("txn_")) if last else None
-            return await self._statement.page(account_id, before_id=before_id, limit=limit, only_moves=only_moves)
+            before = None if last is None else _place(last)
+            return await self._statement.page(account_id, before=before, limit=limit, only_moves=only_moves)
 
         return read
 
     async def _noted_of(
         self, rows: Sequence[LedgerTransaction]
     ) -> Callable[[LedgerTransaction], NotedTransactionObject]:
-        notes = await self._statement.notes([row.id for row in rows])
-        return lambda row: NotedTransactionObject(**_fields(row), note=notes.get(row.id))
+        notes = await self._statement.notes(rows)
+        return lambda row: NotedTransactionObject(**_fields(row), note=notes.get(row))
 
 
 def _grant_object(grant: GrantLeft) -> GrantObject:
@@ -171,7 +179,12 @@ def _grant_object(grant: GrantLeft) -> GrantObject:
 
 
 def _public_id(transaction: LedgerTransaction) -> str:
-    return f"txn_{transaction.id}"
+    return f"txn_{transaction.id}{'a' if transaction.kind == 'archived' else ''}"
+
+
+def _place(public_id: str) -> int:
+    number = public_id.removeprefix("txn_")
+    return 2 * int(number.removesuffix("a")) + number.endswith("a")
 
 
 async def _shown_of(_: Sequence[LedgerTransaction]) -> Callable[[LedgerTransaction], TransactionObject]:

@@ -22,6 +22,7 @@ _MOVES: dict[EntryKind, str] = {
     "dispute": "Disputed payments",
     "expire": "Grants that expired",
 }
+_ARCHIVED = "(charges of this month's requests were archived: the ledger lists their sum)"
 _NO_SCRIPTS = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'")
 
 
@@ -48,8 +49,8 @@ class ModelUseObject(UsageTotals):
 class StatementObject(Told):
     """What is owned, held money included: opening and moves, less the cost of all usage, are the closing balance.
 
-    Of a month by UTC, which is over once `is_final`; of one that `is_archived` the ledger lists no charges of requests
-    any more, which are in these sums. Times in Unix seconds; `until` is the first that is not in it.
+    Of a month by UTC, which is over once `is_final`; of one that `is_archived` the ledger lists the sum of what
+    requests were charged, and no longer each charge. Times in Unix seconds; `until` is the first that is not in it.
     """
 
     object: Literal["statement"]
@@ -135,6 +136,8 @@ def _lines(told: StatementObject) -> Iterator[_Line]:
     for use in told.usage:
         tokens = use.prompt_tokens, use.completion_tokens, use.cached_tokens
         yield _Line(use.model or "(models that are not recorded)", _less(use.cost_usd), use.requests, *tokens)
+    if told.is_archived and told.usage:
+        yield _Line(_ARCHIVED, format_usd(0))
     yield _Line("Closing balance", told.closing_balance_usd)
 
 

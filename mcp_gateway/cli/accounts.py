@@ -106,12 +106,12 @@ def show_account(
         found = await desk.accounts.get(account)
         wallet = await _wallet(desk, account, await desk.server.held())
         states = [key.state_at(now_ms()) for key in await desk.keys.list(account)]
-        moves = await desk.statement.page(account, before_id=None, limit=_SHOWN_MOVES, only_moves=True)
-        notes = await desk.statement.notes([move.id for move in moves])
+        moves = await desk.statement.page(account, before=None, limit=_SHOWN_MOVES, only_moves=True)
+        notes = await desk.statement.notes(moves)
         facts = {
             **_object_of(found, wallet),
             "keys": {"live": states.count("live"), "all": len(states)},
-            "last_entries": [_move_object(move, notes.get(move.id)) for move in moves],
+            "last_entries": [_move_object(move, notes.get(move)) for move in moves],
         }
         lines = (
             f"account {account} ({shown(found.name, LISTED_CHARS)}){'' if found.is_active else ', deactivated'}",
@@ -120,7 +120,7 @@ def show_account(
             f"keys: {states.count('live')} live, {len(states)} in all",
             f"margin: {in_percent(found.margin)} %{_switched_on(found, '; ')}",
             f"limits: {limits_in_words(found.limits) or 'the highest among its keys'}",
-            *(_move_line(move, notes.get(move.id)) for move in moves),
+            *(_move_line(move, notes.get(move)) for move in moves),
         )
         answer("\n".join(lines), facts, is_json=is_json)
 

@@ -5,13 +5,18 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from html.parser import HTMLParser
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from mcp_gateway.core.clock import DAY_MS
+from mcp_gateway.core.ledger.archive import LedgerArchive
+from mcp_gateway.core.ledger.closing import Closing
 from mcp_gateway.core.ledger.months import Month
 from tests.cases import each
+from tests.databases import store_of
 from tests.patience import PATIENCE_S
 from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, Door, error_of, open_door
@@ -152,3 +157,47 @@ async def test_it_is_for_those_alone_who_may_read_the_account(door: Door) -> Non
     told, others = [(await door.get(f"{OVERVIEW}/{name}", key)).json() for key in (mine, other)]
     assert told["account_id"] != others["account_id"]
     assert (others["moves"], others["usage"], others["closing_balance_usd"]) == ([], [], "0.00")
+
+
+@pytest.mark.gateways
+async def test_what_was_archived_is_told_in_lists_and_statements_and_all_adds_up(tmp_path: Path) -> None:
+    async with open_door(tmp_path, models=[PRICED | {"backend_model": "demo/echo"}]) as door:
+        account_id = await door.account("1")
+        key, token = await door.key(account_id), await door.person(account_id)
+        for _ in range(3):
+            assert (await door.chat(key, model=PRICED["id"])).status_code == 200
+        assert await door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
+        await door.gateway.ledger.credit(account_id, 7, "the last entry")
+        month, path = month_of(door), "/v1/billing/transactions"
+        spent = Decimal((await door.get(f"{OVERVIEW}/{month.name}", key)).json()["cost_usd"])
+        store = store_of(door.gateway)
+        archive = LedgerArchive(store, Closing(store, lambda: month.until_ms + 2 * DAY_MS, rest_s=0), rest_s=0)
+        taken = [one async for some in archive.entries(None) for one in some]
+        assert await archive.remove(None, taken[-1].id) == 3
+        rows, cursor = list[dict[str, Any]](), ""
+        while cursor is not None:
+            page = (await door.get(f"{path}?limit=1{cursor and f'&cursor={cursor}'}", key)).json()
+            rows, cursor = rows + page["data"], page["next_cursor"]
+        archived, last, first = rows
+        assert (archived["id"], archived["kind"], archived["reference"]) == (f"{last['id']}a", "archived", month.name)
+        assert (last["kind"], first["kind"], archived["created_at"]) == ("credit", "credit", month.until_ms // 1000 - 1)
+        assert Decimal(archived["amount_usd"]) == -spent < 0
+        owned = Decimal((await door.get("/v1/billing", key)).json()["balance_usd"])
+        assert sum(Decimal(row["amount_usd"]) for row in rows) == owned
+        for listing in (path, "/v1/credits/transactions"):
+            table = csv.DictReader(StringIO((await door.get(f"{listing}?format=csv", key)).text, newline=""))
+            assert [(row["id"], row["amount_usd"]) for row in table] == [(row["id"], row["amount_usd"]) for row in rows]
+        told = csv.DictReader(StringIO((await door.get(f"{OVERVIEW}/{month.name}?format=csv", key)).text, newline=""))
+        *lines, note, closing = told
+        assert ("archived" in note["item"], note["amount_usd"]) == (True, "0.00")
+        assert sum(Decimal(line["amount_usd"]) for line in lines) == Decimal(closing["amount_usd"]) == owned
+        assert "archived" in (await door.get(f"{OVERVIEW}/{month.name}?format=html", key)).text
+        wallet = (await door.get("/console/wallet", token)).text
+        assert "requests of a month, archived" in wallet
+        assert (await door.get(f"/console/wallet?after={archived['id']}", token)).status_code == 200
+        statement = (await door.get(f"/console/wallet/statements/{month.name}", token)).text
+        assert "were archived: the ledger lists their sum" in statement
+        operator = await door.person(is_administrator=True)
+        noted = (await door.get(f"/v1/admin/accounts/{account_id}/billing/transactions", operator)).json()["data"]
+        assert [(row["id"], row["note"]) for row in noted] == [(row["id"], None) for row in rows]
+        await door.nothing_is_left()

@@ -27,6 +27,7 @@ KIND_LABELS = {
     "refund_of_request": "request given back",
     "hold": "set aside",
     "void": "released",
+    "archived": "requests of a month, archived",
 }
 
 

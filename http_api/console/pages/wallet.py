@@ -10,7 +10,7 @@ import orjson
 from pydantic import Field
 
 from http_api.auto_topups import AutoTopUpBody, AutoTopUpDoor
-from http_api.billing import Billing, TransactionObject, TransactionPage, TransactionsQuery
+from http_api.billing import TRANSACTION_ID, Billing, TransactionObject, TransactionPage, TransactionsQuery
 from http_api.console.addresses import older
 from http_api.console.forms import Form
 from http_api.console.pages.books import KIND_LABELS, WALLET, BookPages, latest_months
@@ -34,7 +34,7 @@ _AUTO_FIELDS = ("threshold_usd", "max_per_day_usd", "auto_amount_usd")
 class WalletQuery(TransactionsQuery):
     """From where on the ledger is shown; `after` is the newest transaction before a payment that is waited for."""
 
-    after: Annotated[str, Field(pattern=r"^txn_[0-9]{1,18}$")] | None = None
+    after: Annotated[str, Field(pattern=f"^{TRANSACTION_ID}$")] | None = None
     saved: bool = False
 
 

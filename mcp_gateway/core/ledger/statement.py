@@ -2,22 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mcp_gateway.core.engine import Engine, Report, Scan
 from mcp_gateway.core.money import EntryKind
 
+ListedKind = Literal[EntryKind, "archived"]
+"""Of all that is listed: of entries, and of the charges of a month that the ledger has no entries of any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerTransaction:
-    """What one fact changed in a wallet, in nano-USD. `id` grows with each commit; `reference` says what it was for."""
+    """What one fact changed in a wallet, in nano-USD. `id` grows with each commit; `reference` says what it was for.
+
+    An `archived` one is what all charges of its account came to that were taken out of a month, which it refers to: it
+    stands ahead of the last entry of that month, whose id it has.
+    """
 
     id: int
-    kind: EntryKind
+    kind: ListedKind
     reference: str
     paid_nano: int
     granted_nano: int
     held_nano: int
     created_at_ms: int
+
+    @property
+    def place(self) -> int:
+        """Among all that are listed, which have another each; what is listed further on has a smaller one."""
+        return 2 * self.id + (self.kind == "archived")
 
     @property
     def spendable_nano(self) -> int:
@@ -31,10 +44,10 @@ class LedgerTransaction:
 
 @dataclass(frozen=True, slots=True)
 class TransactionsPage(Report[list[LedgerTransaction]]):
-    """Up to `limit` older than `before_id`, the newest first; `only_moves`: no holds and voids."""
+    """Up to `limit` behind the place `before`, the newest first; `only_moves`: no holds and voids."""
 
     account_id: str
-    before_id: int | None
+    before: int | None
     limit: int
     only_moves: bool
 
@@ -53,11 +66,16 @@ class Statement:
         self._store = store
 
     async def page(
-        self, account_id: str, *, before_id: int | None, limit: int, only_moves: bool = False
+        self, account_id: str, *, before: int | None, limit: int, only_moves: bool = False
     ) -> list[LedgerTransaction]:
-        """Up to `limit` transactions older than `before_id` (the newest for None); `only_moves`: no holds and voids."""
-        return await self._store.read(TransactionsPage(account_id, before_id, limit, only_moves))
+        """Up to `limit` behind the place `before` (the newest for None); `only_moves`: no holds and voids.
 
-    async def notes(self, transaction_ids: Sequence[int]) -> dict[int, str]:
-        """What the operator noted of these, by their ids; for the operator alone."""
-        return await self._store.read(NotesOf(tuple(transaction_ids)))
+        All that are listed add up to what the account owns, whatever was taken out into an archive.
+        """
+        return await self._store.read(TransactionsPage(account_id, before, limit, only_moves))
+
+    async def notes(self, rows: Sequence[LedgerTransaction]) -> dict[LedgerTransaction, str]:
+        """What the operator noted of these; for the operator alone."""
+        entries = {row.id: row for row in rows if row.kind != "archived"}
+        notes = await self._store.read(NotesOf(tuple(entries)))
+        return {entries[entry_id]: note for entry_id, note in notes.items()}

@@ -4,6 +4,7 @@ checks are as before, whatever is killed in between.
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,7 @@ from mcp_gateway.core.ledger.closing import (
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Month, Months
 from mcp_gateway.core.ledger.pending import PENDING
+from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
 from mcp_gateway.core.observe.retention import Retention
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.store import Store
@@ -77,6 +79,24 @@ async def told(store: Store, ledger: Ledger, account: str) -> list[Any]:
     return [await ledger.balance(account), statements, earned]
 
 
+async def listed(store: Store, account: str, limit: int = 4) -> list[LedgerTransaction]:
+    """All transactions, a page after the other: each in its place, adding up to what the account owns."""
+    statement, rows = Statement(store), list[LedgerTransaction]()
+    while page := await statement.page(account, before=rows[-1].place if rows else None, limit=limit):
+        rows += page
+    assert rows == sorted(rows, key=lambda row: row.place, reverse=True)
+    assert len({row.place for row in rows}) == len(rows)
+    return rows
+
+
+def added_up(rows: Sequence[LedgerTransaction]) -> list[int]:
+    return [
+        sum(row.paid_nano for row in rows),
+        sum(row.granted_nano for row in rows),
+        sum(row.held_nano for row in rows),
+    ]
+
+
 async def count(store: Store, what: str) -> int:
     [(number,)] = await store.read(Query(f"SELECT COUNT(*) FROM {what}"))
     return int(number)
@@ -105,6 +125,9 @@ async def test_a_year_in_fast_motion_ends_with_right_sums_and_few_rows(
             taken, removed = await take_out(archive)
             assert taken == removed > 0
         assert await told(store, ledger, names[0]) == before
+        balance = await ledger.balance(names[0])
+        for limit in (1, 7, 1000):
+            assert added_up(await listed(store, names[0], limit)) == [balance.paid_nano, balance.granted_nano, 0]
         assert await ledger.check() == await ledger.check(of_all_entries=True) == []
         await verify_since_checkpoint(store)
         statement = await Months(store).statement(names[0], month)
@@ -199,6 +222,49 @@ async def test_sums_and_months_stay_and_settlements_alone_may_go_of_archived_mon
         with pytest.raises(DatabaseError, match=r"append-only|sums of|stays closed"):
             await store.write(changing(sql))
     assert (await Months(store).statement(account, MONTHS[0])).is_archived
+
+
+async def test_what_was_archived_of_a_month_is_listed_as_its_sum_beside_what_still_stands(
+    store: Store, clock: MsClock, ledger: Ledger, accounts: Accounts, account: str
+) -> None:
+    other = (await accounts.create("without requests")).id
+    await ledger.credit(other, 5, "other")
+    for month in MONTHS[:2]:
+        await work_a_month(ledger, account, month, clock)
+    clock.now_ms = MONTHS[2].since_ms + DAY_MS
+    await ledger.credit(account, 1, "now")
+    before = await listed(store, account)
+    archive = LedgerArchive(store, closing_of(store, clock), rest_s=0)
+    taken = [one async for some in archive.entries(None) for one in some]
+    for through in (3, len(taken)):  # as where it was killed after three, and then went on
+        await archive.remove(None, taken[through - 1].id)
+        gone = taken[:through]
+        rows = await listed(store, account)
+        sums = {row.reference: row for row in rows if row.kind == "archived"}
+        assert [row for row in rows if row.kind != "archived"] == [
+            row for row in before if row.id not in {one.id for one in gone}
+        ]
+        assert added_up(rows) == added_up(before)
+        for month in MONTHS[:2]:
+            of_month = [one for one in gone if Month.at(one.created_at_ms) == month]
+            assert (month.name in sums) == bool(of_month)
+            if of_month:
+                row = sums[month.name]
+                assert row.amount_nano == sum(one.paid_nano + one.granted_nano for one in of_month)
+                assert row.created_at_ms == month.until_ms - 1
+    assert [row.kind for row in await listed(store, other)] == ["credit"]
+
+
+async def test_the_sum_of_an_archived_month_has_no_note_of_the_entry_behind_it(
+    store: Store, clock: MsClock, ledger: Ledger, account: str
+) -> None:
+    await work_a_month(ledger, account, MONTHS[0], clock)
+    await ledger.adjust(account, -1, "noted", note="the last of its month")
+    clock.now_ms = MONTHS[1].since_ms + DAY_MS
+    await take_out(LedgerArchive(store, closing_of(store, clock), rest_s=0))
+    archived, last, *_ = rows = await listed(store, account)
+    assert (archived.id, archived.kind, last.kind) == (last.id, "archived", "adjustment")
+    assert await Statement(store).notes(rows) == {last: "the last of its month"}
 
 
 class Killed(Exception):

@@ -10,6 +10,7 @@ from mcp_gateway.core.ledger.entries import (
     WalletOf,
     WalletState,
 )
+from mcp_gateway.core.ledger.months import Month
 from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.ledger.statement import LedgerTransaction as Entry
 from mcp_gateway.core.ledger.statement import NotesOf, TransactionsPage
@@ -17,11 +18,30 @@ from mcp_gateway.core.store.names import NAME_OF, NUMBER_OF
 from mcp_gateway.core.store.sql.checks import ALL_CHECKS, CHECKS
 from mcp_gateway.core.store.transaction import Executors, Row, Rows
 
+_ABOVE_ALL = 2**61
+"""No id is so large."""
 _KINDS_FROM_OUTSIDE = "kind = 'credit' OR kind = 'grant' OR kind = 'refund' OR kind = 'dispute' OR kind = 'adjustment'"
 """Which apply once, in the words of their index."""
 FROM_OUTSIDE = f"FROM ledger_rows WHERE kind = ? AND reference = ? AND ({_KINDS_FROM_OUTSIDE})"
 _MOVES = "AND kind NOT IN ('hold', 'void')"
 """Without those of releases whose holds were entries: they change nothing of what an account owns."""
+_ARCHIVED = f"""
+WITH spans AS (
+    SELECT month, last_id, COALESCE(
+        (SELECT MAX(last_id) FROM closed_months AS before WHERE before.month < closed.month), 0
+    ) AS after_id
+    FROM closed_months AS closed WHERE is_archived = 1 AND last_id >= :from_id AND last_id < :below_id
+),
+settled AS (
+    SELECT last_id, month, entries, paid_nano, granted_nano, held_nano FROM spans JOIN month_sums USING (month)
+    WHERE account_id = :account_id AND kind = 'settle'
+    UNION ALL SELECT last_id, month, -1, -paid_nano, -granted_nano, -held_nano FROM spans JOIN ledger_rows
+    WHERE account_number = {NUMBER_OF.format(":account_id")} AND id > after_id AND id <= last_id AND kind = 'settle'
+)
+SELECT last_id, month, SUM(paid_nano), SUM(granted_nano), SUM(held_nano) FROM settled
+GROUP BY last_id, month HAVING SUM(entries) > 0
+"""
+"""What the settlements come to that were taken out of each month: all that were closed, less those that still stand."""
 _WALLET = f"""
 SELECT w.paid_nano, w.granted_nano,
     (SELECT MAX(id) FROM ledger_rows WHERE account_number = {NUMBER_OF.format("w.account_id")}),
@@ -59,13 +79,21 @@ def _discrepancies(rows: Rows, read: Discrepancies) -> list[tuple[str, Row]]:
 
 
 def _page(rows: Rows, read: TransactionsPage) -> list[Entry]:
+    """In the order of their places; what was archived of a month stands ahead of its last entry."""
+    before = 2 * _ABOVE_ALL if read.before is None else read.before
     sql = (
         "SELECT id, kind, reference, paid_nano, granted_nano, held_nano, created_at_ms FROM ledger_rows "
         f"WHERE account_number = {NUMBER_OF.format('?')} AND id < ? {_MOVES if read.only_moves else ''} "
         "ORDER BY id DESC LIMIT ?"
     )
-    below_id = 2**63 - 1 if read.before_id is None else read.before_id
-    return [Entry(*row) for row in rows.all(sql, (read.account_id, below_id, read.limit))]
+    entries = [Entry(*row) for row in rows.all(sql, (read.account_id, (before + 1) // 2, read.limit))]
+    from_id = entries[-1].id if len(entries) == read.limit else 0
+    named = {"account_id": read.account_id, "from_id": from_id, "below_id": before // 2}
+    archived = [
+        Entry(last_id, "archived", month, paid_nano, granted_nano, held_nano, Month.named(month).until_ms - 1)
+        for last_id, month, paid_nano, granted_nano, held_nano in rows.all(_ARCHIVED, named)
+    ]
+    return sorted(entries + archived, key=lambda one: one.place, reverse=True)[: read.limit]
 
 
 def _notes(rows: Rows, read: NotesOf) -> dict[int, str]:

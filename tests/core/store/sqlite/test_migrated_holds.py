@@ -160,14 +160,14 @@ async def test_a_start_after_the_first_changes_nothing(old: Path, clock: MsClock
 
 async def test_rows_of_earlier_holds_stay_readable_and_each_of_them_has_its_end(old: Path, clock: MsClock) -> None:
     async with opened(old, clock) as (store, _):
-        page = await Statement(store).page(ANN, before_id=None, limit=100)
+        page = await Statement(store).page(ANN, before=None, limit=100)
         told = [(row.kind, row.reference) for row in reversed(page)]
         assert told[3:] == [
             ("hold", "charged"), ("settle", "charged"), ("hold", OPEN[0]), ("hold", "refused"), ("void", "refused"),
             ("hold", "given back"), ("settle", "given back"), ("refund_of_request", "given back"), ("hold", OPEN[1]),
             ("void", OPEN[1]), ("void", OPEN[0]),
         ]  # fmt: skip
-        moves = await Statement(store).page(ANN, before_id=None, limit=100, only_moves=True)
+        moves = await Statement(store).page(ANN, before=None, limit=100, only_moves=True)
         assert [row.amount_nano for row in reversed(moves)] == [1000, 300, 200, -60, -20, 20]
         assert sum(row.amount_nano for row in page) == 1440
 

@@ -77,7 +77,7 @@ def changing(sql: str, parameters: Sequence[Any] = ()) -> Work[None]:
 
 
 FOR_TESTS = EXECUTORS | Executors(
-    alone={Work: lambda transaction, write: write.work(transaction.connection)},
+    alone={Work: lambda transaction, write: write.work(_own(transaction))},
     together={
         Together: lambda transaction, writes: _in_group(transaction, writes),
         AlsoTogether: lambda transaction, writes: _in_group(transaction, writes),
@@ -87,7 +87,12 @@ FOR_TESTS = EXECUTORS | Executors(
 
 
 def _in_group(transaction: Transaction, writes: Sequence[Together]) -> Sequence[Any]:
-    return writes[0].group(transaction.connection, [write.argument for write in writes])
+    return writes[0].group(_own(transaction), [write.argument for write in writes])
+
+
+def _own(transaction: Transaction) -> sqlite3.Connection:
+    """The connection of its engine, which is SQLite."""
+    return cast(sqlite3.Connection, transaction.connection)
 
 
 async def open_store(path: Path, *, now_ms: Callable[[], int] = ids.now_ms, **options: Any) -> Store:

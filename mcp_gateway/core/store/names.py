@@ -4,7 +4,7 @@ Accounts, keys, models, backends and versions of prices: what the operator or th
 since names are kept.
 """
 
-import sqlite3
+from mcp_gateway.core.store.connection import EngineConnection
 
 NUMBER_OF = "(SELECT number FROM names WHERE name = {})"
 NAME_OF = "(SELECT name FROM names WHERE number = {})"
@@ -21,7 +21,7 @@ class Numbers(dict[_Names, _NumbersOf]):
     What is written in a transaction that is rolled back has no number any more: `clear` them with it.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: EngineConnection) -> None:
         super().__init__()
         self._connection = connection
 

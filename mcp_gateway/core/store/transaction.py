@@ -3,25 +3,24 @@
 `sql/` is written for these verbs; what is hot takes the connection itself.
 """
 
-import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mcp_gateway.core.engine import Read, Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.connection import EngineConnection
+from mcp_gateway.core.store.connection import Parameters as Parameters
+from mcp_gateway.core.store.connection import Row as Row
 from mcp_gateway.core.store.names import Numbers
 
 T = TypeVar("T")
-
-Row = tuple[Any, ...]
-Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class Rows:
     """A connection for reading."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: EngineConnection) -> None:
         self.connection = connection
 
     def all(self, sql: str, parameters: Parameters = ()) -> list[Row]:
@@ -35,7 +34,7 @@ class Rows:
 class Transaction(Rows):
     """The writer's connection, while its transaction is open."""
 
-    def __init__(self, connection: sqlite3.Connection, executors: "Executors", now_ms: Callable[[], int]) -> None:
+    def __init__(self, connection: EngineConnection, executors: "Executors", now_ms: Callable[[], int]) -> None:
         super().__init__(connection)
         self.now_ms = now_ms
         """The time by which entries of the ledger are made: what has a later id is not older."""

@@ -131,7 +131,7 @@ def _all(rows: Rows, _: AllAccounts) -> list[Account]:
 def _page(rows: Rows, read: AccountsPage) -> Sequence[Account]:
     asked = {"id < ?": read.before_id, "name = ?": read.name, "is_active = ?": read.is_active}
     given = {condition: value for condition, value in asked.items() if value is not None}
-    sql = f"SELECT {_COLUMNS} FROM accounts WHERE {' AND '.join(('1', *given))} ORDER BY id DESC LIMIT ?"
+    sql = f"SELECT {_COLUMNS} FROM accounts WHERE {' AND '.join(('TRUE', *given))} ORDER BY id DESC LIMIT ?"
     return [_account(row) for row in rows.all(sql, (*given.values(), read.limit))]
 
 

@@ -1,12 +1,12 @@
 """Whom requests were made for and by which tags: rows beside the request log, with a largest number of names a day."""
 
-import sqlite3
 from collections.abc import Sequence
 
 import orjson
 
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.record import MOST_NAMES_A_DAY, OTHER_NAMES, RequestRecord
+from mcp_gateway.core.store.connection import EngineConnection
 
 _INSERT = "INSERT INTO attributed_requests VALUES (?, ?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 _HAS_NAME = "SELECT 1 FROM attributed_names WHERE account_id = ? AND day = ? AND kind = ? AND name = ?"
@@ -19,7 +19,7 @@ _DAYS_KEPT = 2
 """A request may be recorded on the day after its own."""
 
 
-def insert_attributed(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
+def insert_attributed(connection: EngineConnection, records: Sequence[RequestRecord]) -> None:
     """Of requests whose rows, surfaces and tasks are there: they are summed up with these."""
     names = _Names(connection)
     connection.executemany(_INSERT, [_row(names, record) for record in records])
@@ -37,7 +37,7 @@ def _row(names: "_Names", record: RequestRecord) -> tuple[str, str, str, str]:
 class _Names:
     """The names of days: how many there are is counted once for all that is written together."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: EngineConnection) -> None:
         self._connection = connection
         self._counts: dict[_Day, int] = {}
 

@@ -58,7 +58,7 @@ def _page(rows: Rows, read: AuditPage) -> Sequence[AuditEntry]:
         "at_ms < ?": wanted.until_ms,
     }
     given = {condition: value for condition, value in asked.items() if value is not None}
-    sql = f"SELECT {_COLUMNS} FROM audit_log WHERE {' AND '.join(('1', *given))} ORDER BY id DESC LIMIT ?"
+    sql = f"SELECT {_COLUMNS} FROM audit_log WHERE {' AND '.join(('TRUE', *given))} ORDER BY id DESC LIMIT ?"
     return [_entry(row) for row in rows.all(sql, (*given.values(), read.limit))]
 
 

@@ -35,13 +35,13 @@ from mcp_gateway.core.webhooks.events import LEAST_PERCENT
 _PAID = 0
 """In place of a grant's id, of paid money."""
 _OPEN = """
-SELECT budgets.id, budgets.account_id, holder, amount_nano, window, name, ends_at_ms
+SELECT budgets.id, budgets.account_id, holder, amount_nano, budgets.window, name, ends_at_ms
 FROM budgets LEFT JOIN key_groups ON key_groups.id = holder LEFT JOIN leases ON budget_id = budgets.id
 WHERE budgets.account_id = ? AND ended_at_ms IS NULL ORDER BY budgets.rowid
 """
 _SPENT = """
 SELECT budget_id, starts_at_ms, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
-WHERE account_id = ? AND ended_at_ms IS NULL AND (window = 'total' OR starts_at_ms >= ?)
+WHERE account_id = ? AND ended_at_ms IS NULL AND (budgets.window = 'total' OR starts_at_ms >= ?)
 """
 _OUT = "FROM budgets JOIN leases ON leases.budget_id = id WHERE returned_nano IS NULL"
 _OUT_OF = f"{_OUT} AND leases.account_id = ?"
@@ -60,11 +60,11 @@ _OVER = f"SELECT leases.account_id, id, ended_at_ms IS NOT NULL {_OUT} AND ends_
 _TAKE = "UPDATE pockets SET left_nano = left_nano - ? WHERE lease_id = ? AND grant_id = ?"
 _PUT = """
 INSERT INTO pockets SELECT budget_id, ?, ? FROM leases WHERE budget_id = ? AND returned_nano IS NULL
-ON CONFLICT (lease_id, grant_id) DO UPDATE SET left_nano = left_nano + excluded.left_nano
+ON CONFLICT (lease_id, grant_id) DO UPDATE SET left_nano = pockets.left_nano + excluded.left_nano
 """
 _SPEND = """
 INSERT INTO budget_windows VALUES (?, ?, ?)
-ON CONFLICT (budget_id, starts_at_ms) DO UPDATE SET spent_nano = spent_nano + excluded.spent_nano
+ON CONFLICT (budget_id, starts_at_ms) DO UPDATE SET spent_nano = budget_windows.spent_nano + excluded.spent_nano
 RETURNING spent_nano, (SELECT amount_nano FROM budgets WHERE id = budget_id)
 """
 _UNSPEND = """
@@ -115,7 +115,7 @@ _GROUP = "SELECT id, account_id, name FROM key_groups WHERE account_id = ? AND n
 _ZONE = "SELECT zone FROM account_zones WHERE account_id = ?"
 _SET_ZONE = """
 INSERT INTO account_zones VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET zone = excluded.zone
-WHERE zone <> excluded.zone
+WHERE account_zones.zone <> excluded.zone
 """
 
 

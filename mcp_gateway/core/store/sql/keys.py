@@ -196,7 +196,8 @@ UPDATE replaced_secrets SET ends_at_ms = :old_ends_at_ms - 1 WHERE key_id = :key
 _ROTATIONS = "SELECT rotations FROM key_rotations WHERE account_id = ? AND of_minted = ? AND since_ms = ?"
 _COUNT_ROTATION = """
 INSERT INTO key_rotations VALUES (?, ?, ?, 1) ON CONFLICT (account_id, of_minted) DO UPDATE SET
-rotations = CASE since_ms WHEN excluded.since_ms THEN rotations ELSE 0 END + 1, since_ms = excluded.since_ms
+rotations = CASE key_rotations.since_ms WHEN excluded.since_ms THEN key_rotations.rotations ELSE 0 END + 1,
+since_ms = excluded.since_ms
 """
 _PUT = "INSERT INTO grouped_keys VALUES (?, ?)"
 _LIMITS = f"SELECT {', '.join(LIMIT_NAMES)} FROM keys WHERE id = ?"
@@ -273,7 +274,7 @@ def _window(now_ms: int, *, is_minted: bool) -> int:
 
 def _count(rows: Rows, condition: str, *parameters: object, is_minted: bool) -> int:
     """An account's keys, those that are minted or the others."""
-    is_one = f"EXISTS (SELECT 1 FROM minted_keys WHERE key_id = id) = {is_minted:d}"
+    is_one = f"{'' if is_minted else 'NOT '}EXISTS (SELECT 1 FROM minted_keys WHERE key_id = id)"
     row = rows.first(f"SELECT COUNT(*) FROM keys WHERE account_id = ? AND {condition} AND {is_one}", parameters)
     assert row is not None
     return int(row[0])
@@ -518,7 +519,7 @@ def _newest(rows: Rows, read: KeysPage | AnyKeysPage, conditions: list[str]) -> 
         conditions.append("keys.id < :before_id")
     if read.state is not None:
         conditions.append(_CONDITIONS[read.state])
-    sql = f"{_SELECT} WHERE {' AND '.join(('1', *conditions))} ORDER BY keys.id DESC LIMIT :limit"
+    sql = f"{_SELECT} WHERE {' AND '.join(('TRUE', *conditions))} ORDER BY keys.id DESC LIMIT :limit"
     values = {field.name: getattr(read, field.name) for field in fields(read)}
     return [_key(row) for row in rows.all(sql, values)]
 

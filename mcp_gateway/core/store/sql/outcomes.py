@@ -23,7 +23,8 @@ LEFT JOIN keys ON keys.id = key_id WHERE routed_requests.account_id = ? AND rout
 _SCORE = "UPDATE routed_requests SET score = ? WHERE account_id = ? AND id = ?"
 _ADD = """
 INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)
-ON CONFLICT DO UPDATE SET score = score + excluded.score, trials = trials + excluded.trials
+ON CONFLICT (account_id, model, task) DO UPDATE SET
+    score = outcomes.score + excluded.score, trials = outcomes.trials + excluded.trials
 RETURNING account_id, model, task, score, trials
 """
 _COUNTS = "SELECT account_id, model, task, score, trials FROM outcomes"

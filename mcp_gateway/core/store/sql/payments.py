@@ -17,7 +17,8 @@ from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 _NOTE_REVERSAL = """
 INSERT INTO stripe_reversals (id, kind, payment_id, amount_nano, is_returned) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
-    amount_nano = MAX(amount_nano, excluded.amount_nano), is_returned = MAX(is_returned, excluded.is_returned)
+    amount_nano = MAX(stripe_reversals.amount_nano, excluded.amount_nano),
+    is_returned = MAX(stripe_reversals.is_returned, excluded.is_returned)
 """
 _OPEN_REVERSALS = """
 SELECT r.id, r.kind, p.account_id, r.taken_nano, CASE WHEN r.is_returned THEN 0 ELSE r.amount_nano END AS due_nano

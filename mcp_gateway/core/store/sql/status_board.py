@@ -14,7 +14,8 @@ from mcp_gateway.core.observe.status_board import (
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
 _ADD = """
-INSERT INTO {table} VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET minutes = {table}.minutes + excluded.minutes,
+INSERT INTO {table} VALUES (?, ?, ?, ?, ?) ON CONFLICT (component, {time}) DO UPDATE SET
+    minutes = {table}.minutes + excluded.minutes,
     degraded_minutes = {table}.degraded_minutes + excluded.degraded_minutes,
     down_minutes = {table}.down_minutes + excluded.down_minutes
 """
@@ -27,7 +28,7 @@ def _note_minute(transaction: Transaction, write: NoteMinute) -> None:
         ("component_hours", "hour", write.hour, first_hour_at(write.hour)),
     ):
         rows = [(component, time, *with_minute(SeenMinutes(), state)) for component, state in write.components]
-        transaction.execute_many(_ADD.format(table=table), rows)
+        transaction.execute_many(_ADD.format(table=table, time=column), rows)
         transaction.execute(f"DELETE FROM {table} WHERE {column} < ?", (first_time,))
 
 

@@ -293,7 +293,7 @@ def _people(rows: Rows, read: AllPeople) -> list[Person]:
 def _page(rows: Rows, read: PeoplePage) -> Sequence[Person]:
     asked = {"id < ?": read.before_id, "account_id = ?": read.account_id, "email = ?": read.email}
     given = {condition: value for condition, value in asked.items() if value is not None}
-    sql = f"{_PERSON} WHERE {' AND '.join(('1', *given))} ORDER BY id DESC LIMIT ?"
+    sql = f"{_PERSON} WHERE {' AND '.join(('TRUE', *given))} ORDER BY id DESC LIMIT ?"
     return [_person(row) for row in rows.all(sql, (*given.values(), read.limit))]
 
 

@@ -36,7 +36,7 @@ DELETE FROM webhook_outbox WHERE receiver = ?1
 AND event_id IN (SELECT event_id FROM webhook_outbox WHERE receiver = ?1 ORDER BY event_id LIMIT ?2)
 """
 _TELL_ONCE = "INSERT INTO told_thresholds VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-_BUDGET = "SELECT id, holder, window, amount_nano FROM budgets WHERE id = ?"
+_BUDGET = "SELECT id, holder, budgets.window, amount_nano FROM budgets WHERE id = ?"
 _SET_OPERATOR = """
 INSERT INTO webhooks VALUES (?, ?, ?, NULL, NULL, NULL) ON CONFLICT (receiver) DO UPDATE SET url = excluded.url
 """
@@ -52,7 +52,7 @@ _REMOVE_WAITING = "DELETE FROM webhook_outbox WHERE receiver = ?"
 _REMOVE = "DELETE FROM webhooks WHERE receiver = ?"
 _SET_MARK = """
 INSERT INTO low_balances VALUES (?1, ?2, 0)
-ON CONFLICT (account_id) DO UPDATE SET mark_nano = ?2, is_told = is_told AND ?3 < ?2
+ON CONFLICT (account_id) DO UPDATE SET mark_nano = ?2, is_told = low_balances.is_told AND ?3 < ?2
 """
 _CLEAR_MARK = "UPDATE low_balances SET is_told = 2 WHERE account_id = ? AND is_told"
 """Left behind, as told and cleared since, so that to set one again tells nothing anew."""

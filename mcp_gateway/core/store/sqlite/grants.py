@@ -3,9 +3,8 @@
 Runs inside the writer's transaction; amounts in nano-USD.
 """
 
-import sqlite3
-
 from mcp_gateway.core.ledger.rules import GrantLeft
+from mcp_gateway.core.store.connection import EngineConnection
 
 ORDER = "expires_at_ms IS NULL, expires_at_ms, id"
 """The first to expire is the first to be drawn on."""
@@ -16,12 +15,12 @@ _LEFT = (
 _FIRST_TO_EXPIRE = f"SELECT id FROM grants WHERE account_id = ? ORDER BY IFNULL(expires_at_ms <= ?, 0), {ORDER} LIMIT 1"
 
 
-def left(connection: sqlite3.Connection, account_id: str) -> tuple[GrantLeft, ...]:
+def left(connection: EngineConnection, account_id: str) -> tuple[GrantLeft, ...]:
     """The account's that have some left, the first to expire first."""
     return tuple(GrantLeft(*row) for row in connection.execute(_LEFT, (account_id,)))
 
 
-def return_charged(connection: sqlite3.Connection, account_id: str, amount_nano: int, now_ms: int) -> int:
+def return_charged(connection: EngineConnection, account_id: str, amount_nano: int, now_ms: int) -> int:
     """Return what was charged to grants once: which of them is forgotten by then, so to the first to expire that lives.
 
     Returns its id. Where none lives any more, to the last that expired, whose rest is taken back in its turn.

@@ -106,7 +106,7 @@ class Store:
         threads = WaitingThreads()
         checkpoints = Checkpoints(path, log, threads)
         transaction = Transaction(connection, executors, now_ms)
-        writer = Writer(transaction, log, checkpoints, threads, sync, busy_timeout_s)
+        writer = Writer(connection, transaction, log, checkpoints, threads, sync, busy_timeout_s)
         return cls(writer, checkpoints, readers, log, threads, executors, now_ms)
 
     def write(self, write: Write[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":

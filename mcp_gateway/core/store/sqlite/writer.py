@@ -65,6 +65,7 @@ class Writer:
 
     def __init__(
         self,
+        connection: sqlite3.Connection,
         transaction: Transaction,
         log: WriteAheadLog,
         checkpoints: Checkpoints,
@@ -72,8 +73,8 @@ class Writer:
         sync: Sync,
         busy_timeout_s: float,
     ) -> None:
+        self._connection = connection
         self._transaction = transaction
-        self._connection = transaction.connection
         self._log = log
         self._checkpoints = checkpoints
         self._threads = threads

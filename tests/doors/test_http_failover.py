@@ -72,6 +72,7 @@ async def _served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
             vllm_urls=[first.url, second.url],
             models=[FREE, PRICED],
             upstream={
+                "discovery_interval_s": 86400,  # what was read before time ran out, and is noted after, tells of work
                 "first_token_timeout_s": TIMEOUT_S,
                 "first_token_max_s": TIMEOUT_S,
                 "unary_timeout_s": TIMEOUT_S,

@@ -20,12 +20,12 @@ from mcp_gateway.core.wallet import WalletObject
 _Reading = Callable[[str | None, int], Awaitable[Sequence[LedgerTransaction]]]
 
 
-TRANSACTION_ID = "txn_[0-9]{1,18}a?"
+TRANSACTION_ID = re.compile("txn_[0-9]{1,18}a?")
 """With a letter behind it where it stands for what was archived of a month, ahead of the transaction of that number."""
 
 
 class TransactionsQuery(PageQuery):
-    cursor: Annotated[str | None, cursor_key(re.compile(rf"{TRANSACTION_ID}"))] = None
+    cursor: Annotated[str | None, cursor_key(TRANSACTION_ID)] = None
     format: Format | None = None
     """csv and jsonl have every transaction, unless `limit` is said."""
 

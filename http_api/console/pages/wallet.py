@@ -34,7 +34,7 @@ _AUTO_FIELDS = ("threshold_usd", "max_per_day_usd", "auto_amount_usd")
 class WalletQuery(TransactionsQuery):
     """From where on the ledger is shown; `after` is the newest transaction before a payment that is waited for."""
 
-    after: Annotated[str, Field(pattern=f"^{TRANSACTION_ID}$")] | None = None
+    after: Annotated[str, Field(pattern=f"^{TRANSACTION_ID.pattern}$")] | None = None
     saved: bool = False
 
 

@@ -40,7 +40,7 @@ SELECT
     CASE n % 3 WHEN 0 THEN :k0 WHEN 1 THEN :k1 ELSE :k2 END, 'http',
     CASE n % 4 WHEN 0 THEN :m0 WHEN 1 THEN :m1 WHEN 2 THEN :m2 ELSE :m3 END, :backend, 1,
     500 + n % 700, 100 + n % 300, NULL, 100000 + n % 99999, :price, CAST(:since_ms + n * :every_ms AS INTEGER),
-    700 + n * 7919 % 9000, 60 + n * 7919 % 900, IIF(n % 50, 200, 502), IIF(n % 50, NULL, 'backend_error'), 'stop'
+    700 + n * 7919 % 9000, 60 + n * 7919 % 900, IIF(n % 50, 200, 502), IIF(n % 50, NULL, 'backend_error'), 'stop', NULL
 FROM number
 """
 SUMS = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), 0, SUM(cost_nano)"

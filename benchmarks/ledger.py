@@ -56,8 +56,8 @@ async def request(ledger: Ledger, account_id: str, holds_s: list[float], settles
     hold = await ledger.hold(request_id, account_id, 1000, 20_000)
     held_s = time.perf_counter()
     record = RequestRecord(
-        request_id, None, account_id, "key_benchmark", "http", "model", "vllm-1", False, 12, 64, None, 10_200,
-        "50000/150000", now_ms(), 5, None, 200, None, "stop",
+        request_id, None, account_id, "key_benchmark", "model", "vllm-1", "50000/150000", "http", False, 12, 64, None,
+        10_200, now_ms(), 5, None, 200, None, "stop",
     )  # fmt: skip
     await ledger.settle(hold, 10_200, record)
     holds_s.append(held_s - start_s)
@@ -94,8 +94,8 @@ def record_of(number: int, account_id: str, key_id: str) -> RequestRecord:
     at_ms = 1_800_000_000_000 + int(number * PACE_MS)
     request_id = f"{first_id_at('req', at_ms)}{os.urandom(10).hex()}"
     return RequestRecord(
-        request_id, None, account_id, key_id, "http", BACKEND_MODELS[number % 3], "10.0.0.5:8000", True,
-        300 + number % 700, 150 + number % 350, 128, 1_000_000 + number, "50000/150000", at_ms, 2345, 123, 200, None,
+        request_id, None, account_id, key_id, BACKEND_MODELS[number % 3], "10.0.0.5:8000", "50000/150000", "http",
+        True, 300 + number % 700, 150 + number % 350, 128, 1_000_000 + number, at_ms, 2345, 123, 200, None,
         "stop",
     )  # fmt: skip
 

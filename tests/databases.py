@@ -160,8 +160,10 @@ def record_in(connection: sqlite3.Connection, records: Sequence[RequestRecord]) 
 
 def record_before_names(connection: sqlite3.Connection, records: Sequence[RequestRecord]) -> None:
     """The same of chats in one of a version whose rows had the names themselves."""
-    rows = [record[: RequestRecord._fields.index("surface")] for record in records]
-    connection.executemany(f"INSERT INTO requests VALUES ({', '.join('?' * 19)}) ON CONFLICT DO NOTHING", rows)
+    columns = RequestRecord._fields[: RequestRecord._fields.index("surface")]
+    rows = [record[: len(columns)] for record in records]
+    sql = f"INSERT INTO requests ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    connection.executemany(f"{sql} ON CONFLICT DO NOTHING", rows)
 
 
 @cache

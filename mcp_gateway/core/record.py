@@ -73,15 +73,15 @@ class RequestRecord(NamedTuple):
     client_request_id: str | None
     account_id: str
     key_id: str | None
-    door: Door
     model: str | None
     backend: str | None
+    price_version: str | None
+    door: Door
     is_stream: bool
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None
     cost_nano: int
-    price_version: str | None
     started_at_ms: int
     latency_ms: int
     first_token_ms: int | None

@@ -79,7 +79,7 @@ async def one_record(door: Door) -> dict[str, Any]:
     """Of the latest request."""
     await door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
     columns = "http_status, error_code, cost_nano, backend, model, price_version"
-    sql = f"SELECT {columns}, surface FROM requests JOIN request_surfaces USING (id)"
+    sql = f"SELECT {columns}, surface FROM requests"
     row = (await door.rows(f"{sql} ORDER BY id DESC"))[0]
     return dict(zip([*columns.split(", "), "surface"], row, strict=True))
 

@@ -48,7 +48,7 @@ async def test_a_request_goes_when_it_is_too_old_with_what_is_noted_of_it_and_it
     for one in (old[0], kept):
         await store.write(NoteFailedAttempt(account, one.id, 1, "vllm-1", "backend_failed"))
     assert await retention(store, clock, 3).tidy() == 3
-    for table in ("requests", "request_surfaces", "attributed_requests", "failed_attempts"):
+    for table in ("requests", "attributed_requests", "failed_attempts"):
         assert await ids(store, table) == [kept.id]
     history = History(store)
     with pytest.raises(GatewayError, match="not_found"):

@@ -12,6 +12,7 @@ from mcp_gateway.core.observe.hourly_sums import (
     SumsDifference,
     SumsName,
 )
+from mcp_gateway.core.record import UNNAMED_SURFACE
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _NUMBERS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
@@ -24,7 +25,6 @@ _BOUNDED = (
 )
 _PLACE = "account_id, started_at_ms / 3600000 AS hour, COALESCE(key_id, '') AS key_id, COALESCE(model, '') AS model"
 _BESIDE = "{table} AS {table} ON {table}.account_id = one.account_id AND {table}.id = one.id"
-_SURFACE = f"LEFT JOIN {_BESIDE.format(table='request_surfaces')}"
 _TASK = f"LEFT JOIN {_BESIDE.format(table='routed_requests')}"
 _COLUMNS = "one.account_id, one.hour, one.key_id, one.model"
 _OF_ONE = ", ".join(f"one.{number} AS {number}" for number in _NUMBERS)
@@ -43,21 +43,20 @@ _SUMS: dict[SumsName, _Sums] = {
     "parts": _Sums(
         "hourly_parts",
         ("surface", "status"),
-        f"SELECT {_COLUMNS}, surface, status, {_OF_ONE} FROM one JOIN {_BESIDE.format(table='request_surfaces')} "
+        f"SELECT {_COLUMNS}, surface, status, {_OF_ONE} FROM one WHERE surface <> '{UNNAMED_SURFACE}' "
         f"UNION ALL SELECT {_COLUMNS}, '', status, {_OF_ONE} FROM one WHERE status <> 200",
     ),
     "tasks": _Sums(
         "hourly_tasks",
         ("task", "surface", "status"),
-        f"SELECT {_COLUMNS}, task, COALESCE(surface, 'chat') AS surface, status, {_OF_ONE} FROM one "
-        f"JOIN {_BESIDE.format(table='routed_requests')} {_SURFACE}",
+        f"SELECT {_COLUMNS}, task, surface, status, {_OF_ONE} FROM one JOIN {_BESIDE.format(table='routed_requests')}",
     ),
     "attributed": _Sums(
         "hourly_attributed",
         ("end_user", "tag", "is_first", "task", "surface", "status"),
         f"SELECT {_COLUMNS}, end_user, tag.value AS tag, tag.key = 0 AS is_first, COALESCE(task, '') AS task, "
-        f"COALESCE(surface, 'chat') AS surface, status, {_OF_ONE} FROM one "
-        f"JOIN {_BESIDE.format(table='attributed_requests')} {_TASK} {_SURFACE} "
+        f"surface, status, {_OF_ONE} FROM one "
+        f"JOIN {_BESIDE.format(table='attributed_requests')} {_TASK} "
         "JOIN json_each(IIF(tags = '[]', '[\"\"]', tags)) AS tag",
     ),
 }
@@ -101,7 +100,7 @@ def _differences(rows: Rows, read: DifferencesIn) -> list[SumsDifference]:
     summed = ", ".join(f"SUM({number})" for number in _NUMBERS)
     sql = f"""
     WITH one AS MATERIALIZED (
-        SELECT id, http_status AS status, {_PLACE}, {bounded} FROM requests
+        SELECT id, http_status AS status, surface, {_PLACE}, {bounded} FROM requests
         WHERE account_id = :account_id AND id >= :first_id AND id < :end_id
             AND started_at_ms >= :since_ms AND started_at_ms < :until_ms
     )

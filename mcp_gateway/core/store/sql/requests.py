@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -46,22 +45,27 @@ from mcp_gateway.core.zones import ZoneOffset
 
 _SURFACE_AT = RequestRecord._fields.index("surface")
 _COLUMNS = RequestRecord._fields[:_SURFACE_AT]
-"""Those of the table: beside it stand a surface, only where it is not UNNAMED_SURFACE, and what few were billed by."""
+"""Those of every row, where a surface stands if it is not UNNAMED_SURFACE; what few were billed by is beside it."""
 _OF_FEW = slice(_SURFACE_AT + 1, None)
 _NOTHING_OF_THAT = tuple(RequestRecord._field_defaults[name] for name in RequestRecord._fields[_OF_FEW])
-_NUMBERED = {
-    "account_id": "account_number", "key_id": "key_number", "model": "model_number", "backend": "backend_number",
-    "price_version": "price_number",
-}  # fmt: skip
+_NAMES = slice(_COLUMNS.index("account_id"), _COLUMNS.index("price_version") + 1)
+_NUMBERS = ("account_number", "key_number", "model_number", "backend_number", "price_number")
 """Rows have the numbers of these names: the table is `request_rows`, and `requests` a view of it with the names."""
-_OWN = tuple(column for column in _COLUMNS if column not in _NUMBERED)
-_names_in = itemgetter(*map(_COLUMNS.index, _NUMBERED))
-_own_of = itemgetter(*map(_COLUMNS.index, _OWN))
-_INSERT = (
-    f"INSERT INTO request_rows ({', '.join((*_NUMBERED.values(), *_OWN))}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
-    "ON CONFLICT (account_number, id) DO NOTHING"
-)
-_INSERT_SURFACE = "INSERT INTO request_surfaces VALUES (?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
+_BEFORE, _BEHIND = slice(_NAMES.start), slice(_NAMES.stop, _SURFACE_AT)
+_BEHIND_AND_SURFACE = slice(_NAMES.stop, _SURFACE_AT + 1)
+_OWN = _COLUMNS[_BEFORE] + _COLUMNS[_BEHIND]
+
+
+def _inserting(*columns: str) -> str:
+    return (
+        f"INSERT INTO request_rows ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+        "ON CONFLICT (account_number, id) DO NOTHING"
+    )
+
+
+_INSERT = _inserting(*_NUMBERS, *_OWN)
+_INSERT_SURFACE = _inserting(*_NUMBERS, *_OWN, "surface")
+"""Of a request that was asked in another than UNNAMED_SURFACE."""
 _INSERT_COUNTS = "INSERT INTO request_counts VALUES (?, ?, ?, ?, ?) ON CONFLICT (account_id, id) DO NOTHING"
 _INSERT_ROUTED = "INSERT INTO routed_requests VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (account_id, id) DO NOTHING"
 CORRECT = (
@@ -77,12 +81,7 @@ _MOST_SUMMED_TOKENS = 2**32
 """Of one request; more than any can have, and little enough that no sum over a database overflows."""
 _SINCE = "accounts CROSS JOIN requests ON requests.account_id = accounts.id AND requests.id >= ?"
 """Those of all accounts from an id on: the log is kept by account, and each is searched; CROSS keeps that order."""
-_SURFACE = f"""
-COALESCE((
-    SELECT surface FROM request_surfaces AS named
-    WHERE named.account_id = requests.account_id AND named.id = requests.id
-), '{UNNAMED_SURFACE}')
-"""
+_SURFACE = "requests.surface"
 _COUNTED = """
 (SELECT {} FROM request_counts AS counted WHERE counted.account_id = requests.account_id AND counted.id = requests.id)
 """
@@ -155,12 +154,17 @@ GROUP BY requests.account_id, requests.key_id
 
 
 def insert_records(transaction: Transaction, records: Sequence[RequestRecord]) -> None:
-    """Rows for requests, each of which is recorded once; a surface behind its request, whose sums it is told."""
-    numbers = transaction.numbers
-    transaction.execute_many(_INSERT, [(*numbers[_names_in(record)], *_own_of(record)) for record in records])
-    named = [(record.account_id, record.id, record.surface) for record in records if record.surface != UNNAMED_SURFACE]
+    """Rows for requests, each of which is recorded once."""
+    numbers, connection = transaction.numbers, transaction.connection
+    chats: Sequence[tuple[Any, ...]] = records
+    named: Sequence[tuple[Any, ...]] = [record for record in records if record.surface != UNNAMED_SURFACE]
     if named:
-        transaction.execute_many(_INSERT_SURFACE, named)
+        chats = [record for record in records if record.surface == UNNAMED_SURFACE]
+        rows = [numbers[record[_NAMES]] + record[_BEFORE] + record[_BEHIND_AND_SURFACE] for record in named]
+        connection.executemany(_INSERT_SURFACE, rows)
+    if chats:
+        rows = [numbers[record[_NAMES]] + record[_BEFORE] + record[_BEHIND] for record in chats]
+        connection.executemany(_INSERT, rows)
     if few := [record for record in records if record[_OF_FEW] != _NOTHING_OF_THAT]:
         _insert_beside(transaction, few)
 

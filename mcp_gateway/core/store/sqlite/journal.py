@@ -117,8 +117,8 @@ class Journal:
         wallet = self.wallet(account_id)
         wallet.paid_nano += paid
         wallet.granted_nano += granted
-        facts = (kind, reference, paid, granted, revenue, grant_source, clearing, self.now_ms)
-        self._entries.append((*self._transaction.numbers[(account_id,)], *facts))
+        number = self._transaction.numbers[(account_id,)][0]
+        self._entries.append((number, kind, reference, paid, granted, revenue, grant_source, clearing, self.now_ms))
 
     def record(self, record: RequestRecord) -> None:
         """A row of the request log."""

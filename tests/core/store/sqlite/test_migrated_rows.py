@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 
 from mcp_gateway.core.money import EntryKind
+from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sqlite import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from tests.cases import each
@@ -20,7 +21,7 @@ LAST_WITH_NAMES = 59
 AT_MS = 480_000 * 3_600_000
 SUMS = ("hourly_usage", "hourly_parts", "hourly_tasks", "hourly_attributed")
 BESIDE = (
-    "request_surfaces", "request_counts", "routed_requests", "attributed_requests", "failed_attempts",
+    "request_counts", "routed_requests", "attributed_requests", "failed_attempts",
     "missing_usages", "request_repeats",
 )  # fmt: skip
 RECORDS = [
@@ -48,9 +49,10 @@ def connection() -> Iterator[sqlite3.Connection]:
         connection.executemany("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, 'Ann', 1)", ACCOUNTS)
         connection.executemany(f"INSERT INTO ledger_transactions VALUES ({', '.join('?' * 11)})", ENTRIES)
         connection.execute("INSERT INTO transaction_notes VALUES (2, 'a gift')")
+        for one in RECORDS[1:]:
+            connection.execute("INSERT INTO request_surfaces VALUES (?, ?, 'messages')", (one.account_id, one.id))
         for one in RECORDS:
             place = (one.account_id, one.id)
-            connection.execute("INSERT INTO request_surfaces VALUES (?, ?, 'messages')", place)
             connection.execute("INSERT INTO request_counts VALUES (?, ?, 5, 1, 'budget')", place)
             connection.execute("INSERT INTO routed_requests VALUES (?, ?, 'code', 'simple', 0.5, 10)", place)
             connection.execute("""INSERT INTO attributed_requests VALUES (?, ?, 'Ann', '["x","y"]')""", place)
@@ -65,11 +67,13 @@ def told(connection: sqlite3.Connection, *tables: str) -> list[list[tuple[object
 
 
 def test_requests_and_what_belongs_to_them_are_told_as_before(connection: sqlite3.Connection) -> None:
-    tables = ("requests", *SUMS, *BESIDE, "ledger_transactions", "transaction_notes")
-    before = told(connection, *tables)
+    columns = ", ".join(RequestRecord._fields[: RequestRecord._fields.index("surface")])
+    tables = (f"(SELECT {columns} FROM requests)", *SUMS, *BESIDE, "ledger_transactions", "transaction_notes")
+    before, surfaces = told(connection, *tables), told(connection, "request_surfaces")
     assert all(before)
     migrate(connection)
     assert told(connection, *tables) == before
+    assert told(connection, "(SELECT account_id, id, surface FROM requests WHERE surface <> 'chat')") == surfaces
     named = [name for (name,) in connection.execute("SELECT name FROM names ORDER BY number")]
     assert (named[:3], len(named)) == (["acc_a", "acc_b", "acc_c"], len(set(named)))
     assert "acc_of_ledger" in named
@@ -108,7 +112,6 @@ def test_what_came_before_is_recorded_once_corrected_and_deleted_as_what_comes_a
         "INSERT INTO ledger_transactions VALUES (NULL, 'acc_c', 'credit', 'another', 1, 0, 0, 0, 0, 0, 1)",
         "INSERT INTO ledger_transactions VALUES (NULL, 'acc_c', 'gift', 'another', 0, 0, 0, 0, 0, 0, 1)",
         "INSERT INTO ledger_transactions VALUES (NULL, 'acc_none', 'credit', 'another', 0, 0, 0, 0, 0, 0, 1)",
-        "INSERT INTO ledger_rows VALUES (NULL, 999, 'credit', 'another', 0, 0, 0, 0, 0, 0, 1)",
         "INSERT INTO transaction_notes VALUES (901, 'of no entry')",
     ],
 )

@@ -466,6 +466,20 @@ def test_a_clock_that_is_set_back_locks_nobody_out(back_s: int) -> None:
     limits.admit(who).release()
 
 
+def test_the_minute_of_a_key_s_last_use_is_known_for_its_day() -> None:
+    clock = Clock()
+    limits = limiter(clock)
+    assert limits.last_minute("key_1") == -1
+    for _ in range(2):
+        with limits.admit(caller()):
+            assert limits.last_minute("key_1") == clock.now_s // MINUTE_S
+        clock.now_s += 5 * MINUTE_S
+    assert limits.last_minute("key_1") == clock.now_s // MINUTE_S - 5
+    clock.now_s += DAY_S
+    limits.check(caller())
+    assert limits.last_minute("key_1") == -1
+
+
 def test_asking_what_is_left_keeps_nothing() -> None:
     limits = limiter()
     for number in range(10):

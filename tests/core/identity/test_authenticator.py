@@ -16,6 +16,7 @@ from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import new_id
+from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.optimization import NO_DEFAULTS, RoutingDefaults
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
@@ -291,3 +292,19 @@ async def test_a_key_that_nothing_goes_on_for_is_read_again_when_it_is_shown_aga
     await keys.revoke(key.id)
     with pytest.raises(GatewayError, match="revoked_api_key"):
         await identified(authenticator, raw)
+
+
+async def test_what_a_key_has_used_counts_on_though_it_was_forgotten_meanwhile(
+    authenticator: Authenticator, keys: KeyRing, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_keys_module, "_MOST_KNOWN", 0)
+    limiter = Limiter(lambda: 1.9e9, guest_addresses_per_minute=1)
+    (_, raw), (_, other) = [await keys.create(account, limits=OwnLimits(requests_per_minute=1)) for _ in range(2)]
+    with limiter.admit(await identified(authenticator, raw)) as turn:
+        turn.reserve_tokens(7)
+    await identified(authenticator, other)
+    assert authenticator.recall(raw) is None
+    again = await identified(authenticator, raw)
+    assert limiter.standing(again).minute_remaining == 0
+    with pytest.raises(GatewayError, match="requests_per_minute"):
+        limiter.admit(again)

@@ -131,7 +131,7 @@ class TellsTooEarly(Sound):
     """What is to be durable is told before it is on the disk."""
 
     def changed(self, turn: list[_Asked]) -> list[_Asked]:
-        return [replace_of(asked, is_durable=False) for asked in turn]
+        return [replace(asked, is_durable=False) for asked in turn]
 
 
 class AppliesHalf(Sound):
@@ -159,7 +159,7 @@ class Forgets(Sound):
     """What was to be kept through an outage is gone with it."""
 
     def changed(self, turn: list[_Asked]) -> list[_Asked]:
-        return [replace_of(asked, in_outage="refuse") if asked.in_outage == "keep" else asked for asked in turn]
+        return [replace(asked, in_outage="refuse") if asked.in_outage == "keep" else asked for asked in turn]
 
 
 class Tears(Sound):
@@ -171,11 +171,6 @@ class Tears(Sound):
         first = await super().read(Notes())
         await asyncio.to_thread(read.meanwhile)
         return first, await super().read(Notes())
-
-
-def replace_of(asked: _Asked, **other: Any) -> _Asked:
-    """The same asked for otherwise."""
-    return replace(asked, **other)
 
 
 def _bring(outer: "asyncio.Future[Any]", result: Any) -> None:

@@ -248,7 +248,7 @@ async def test_an_outage_refuses_what_does_not_wait_and_that_never_happens(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-@pytest.mark.parametrize("write", KINDS)
+@pytest.mark.parametrize("write", [Note, NoteTogether])
 @pytest.mark.parametrize("kind", OUTAGES)
 async def test_what_is_kept_is_refused_and_happens_once_in_its_order(
     engine: OpenEngine, place: Place, kind: str, write: type[Note]
@@ -262,7 +262,7 @@ async def test_what_is_kept_is_refused_and_happens_once_in_its_order(
     assert await left_at(place.without_power()) == [*before, "a", "b", "c", "after"]
 
 
-@pytest.mark.parametrize("write", KINDS)
+@pytest.mark.parametrize("write", [Note, NoteTogether])
 @pytest.mark.parametrize("kind", OUTAGES)
 async def test_what_waits_is_told_nothing_of_an_outage_and_happens_once_in_its_order(
     engine: OpenEngine, place: Place, kind: str, write: type[Note]

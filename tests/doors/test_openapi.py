@@ -86,6 +86,7 @@ def faults_of(document: Json) -> list[str]:
     return [*map(str, SCHEMA.iter_errors(document)), *map(str, Beyond(document).iter_errors())]
 
 
+@pytest.mark.surfaces
 async def test_it_is_openapi(document: Json) -> None:
     assert faults_of(document) == []
     assert document["servers"] == [{"url": BASE_URL}]

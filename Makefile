@@ -15,20 +15,23 @@ NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
 browser = CHROMIUM="$$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
 
-.PHONY: serve test test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
+.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 # databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
-test test-programs test-surfaces test-providers test-gateways: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
+test test-doors test-programs test-surfaces test-providers test-gateways: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
 # a file stays with a worker, so that what its tests share is opened once
 WORKERS = --dist loadfile --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
 
 test: $(VENV)/.installed-dev  ## run all tests that are fast; with ORDER=a number, in the random order of that seed
 	@$(BIN)/python -m pytest --hypothesis-profile few $(WORKERS)
+
+test-doors: $(VENV)/.installed-dev  ## run what asks a gateway that is served, over HTTP and MCP, as callers, people and operators do
+	@$(BIN)/python -m pytest -m doors --hypothesis-profile few $(WORKERS)
 
 test-programs: $(VENV)/.installed-dev  ## run the tests that start the bridge or the gateway as a program of its own
 	@$(BIN)/python -m pytest -m program $(WORKERS)
@@ -113,7 +116,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	@$(BIN)/mypy
 
-check: test test-programs test-surfaces test-providers test-gateways lint types  ## what to run before a commit; .ci/run adds the slow suites
+check: test test-doors test-programs test-surfaces test-providers test-gateways lint types  ## what to run before a commit; .ci/run adds the slow suites
 
 docs: $(VENV)/.installed-dev  ## write the files that are generated from the settings tree
 	@$(BIN)/python -m mcp_gateway.core.config_reference

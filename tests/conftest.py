@@ -46,6 +46,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it fo
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else programs that tests interrupt would ignore it, too
 
 _IN_A_BROWSER = Path(__file__).parent / "console"
+_DOORS = Path(__file__).parent / "doors"
+_TARGETS = {"slow", "program", "surfaces", "providers", "gateways"}
+"""Marks by which tests have a make target of their own."""
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _may_start = True
 """Whether what runs now is marked as a test that starts a program."""
@@ -79,6 +82,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     global _left_out
+    if any(Path(named.partition("::")[0]).resolve().is_relative_to(_DOORS) for named in config.args):
+        config.option.markexpr = config.option.markexpr.replace(" and not doors", "")  # who names them means them
     expression, names_tests = config.option.markexpr, any("::" in named for named in config.args)
     if re.fullmatch(r"not \w+( and not \w+)*", expression) and not names_tests:
         _left_out = frozenset(re.findall(r"not (\w+)", expression))
@@ -93,6 +98,8 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         return True
     if not _left_out or collection_path.suffix != ".py":
         return None
+    if "doors" in _left_out and collection_path.is_relative_to(_DOORS):
+        return True
     said = _MARKS_OF_FILE.search(collection_path.read_text())
     return True if said and not _left_out.isdisjoint(re.findall(r"pytest\.mark\.(\w+)", said[1])) else None
 
@@ -102,6 +109,12 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, obj: obje
     """Tests that are left out by their mark are not even made: with all their cases they are most of what there is."""
     marks = {mark.name for mark in (*collector.iter_markers(), *getattr(obj, "pytestmark", ()))}
     return [] if marks & _left_out else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What asks a gateway that is served has a make target of its own, unless another mark gave it one."""
+    if item.path.is_relative_to(_DOORS) and not _TARGETS & {mark.name for mark in item.iter_markers()}:
+        item.add_marker(pytest.mark.doors)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -162,6 +162,7 @@ AREAS: dict[str, Area] = {
             ],
             "A person lets a program in by a browser for what they chose there, and it gets no further, nor anybody in its place.": [
                 "tests/doors/test_oauth.py",
+                "tests/core/identity/test_oauth_writes.py",
                 "tests/core/image_fetching/test_documents.py",
                 "tests/console/test_authorize.py",
             ],

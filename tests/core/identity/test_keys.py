@@ -49,6 +49,16 @@ async def test_a_key_knows_all_that_stand_before_it(keys: KeyRing, account: str)
     assert await keys.makers_among([]) == []
 
 
+async def test_keys_are_told_by_their_names_or_how_they_begin_the_newest_first(keys: KeyRing, account: str) -> None:
+    named, _ = await keys.create(account, name="the laptop")
+    made, _ = await keys.create(account, made_by=named.id)
+    other, _ = await keys.create(account, name="another")
+    names = {other.id: "another", made.id: f"{made.prefix}…", named.id: "the laptop"}
+    assert [*(await keys.names(account, most=9)).items()] == sorted(names.items(), reverse=True)
+    assert [*(await keys.names(account, most=1))] == [max(names)]
+    assert {*(await keys.names(account, most=9, within=named.id))} == {made.id, named.id}
+
+
 async def test_a_line_of_keys_that_made_one_another_has_an_end(store: Store, account: str) -> None:
     keys = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=99, a_day=99))
     key, _ = await keys.create(account, limits=OwnLimits(100))

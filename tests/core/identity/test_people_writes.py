@@ -64,6 +64,20 @@ def test_of_an_address_its_network_is_kept_and_of_a_mapped_one_that_of_ipv4(addr
     assert network_of(address) == network
 
 
+async def test_who_comes_second_is_not_the_first(store: Store) -> None:
+    await made(store, only_first=True)
+    with pytest.raises(GatewayError) as raised:
+        await made(store, "b@example.com", "usr_2", only_first=True)
+    assert raised.value.code == "registration_closed"
+
+
+async def test_a_zone_is_kept_until_it_is_taken_back(store: Store, people: People) -> None:
+    await made(store)
+    for zone in ("Europe/Berlin", None):
+        await people.set_zone("usr_1", zone)
+        assert (await people.named("a@example.com")).zone == zone
+
+
 async def test_a_hash_is_renewed_where_nobody_has_set_another_password(store: Store) -> None:
     await made(store)
     await store.write(RenewHash("usr_1", "another", "lost"))

@@ -1,6 +1,7 @@
 """Reading the request log: by the index, for one account, whole."""
 
 from typing import Any, get_args
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -15,6 +16,7 @@ from mcp_gateway.core.observe.history import Among, History, Latencies, RequestF
 from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, Records
 from mcp_gateway.core.record import RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
+from tests.cases import each
 from tests.databases import Query, changing, explained
 from tests.recorded import recorded, write_records
 
@@ -188,13 +190,34 @@ async def test_what_stands_beside_requests_is_told_of_the_account_s_own_among_th
         for one in (first, second, third):
             store.write(NoteRepeat(account_id, one.id, f"first of {account_id}"))
             store.write(NoteMissingUsage(account_id, one.id, f"policy of {account_id}"))
+            store.write(NoteFailedAttempt(account_id, one.id, 1, f"backend of {account_id}", "backend_error"))
     await store.flushed()
     history = History(store)
     asked = [second, first]
     assert await history.repeats("acc_1", asked) == dict.fromkeys((first.id, second.id), "first of acc_1")
     assert await history.missing_usages("acc_1", asked) == dict.fromkeys((first.id, second.id), "policy of acc_1")
+    failed = await history.failed_attempts("acc_1", asked)
+    assert failed == {one.id: [("backend of acc_1", "backend_error")] for one in (first, second)}
     assert await history.repeats("acc_1", []) == {}
     assert await history.missing_usages("acc_3", asked) == {}
+
+
+@each(
+    ("zone", "days"),
+    [
+        ("Asia/Kolkata", {("2024-10-05",): 2}),
+        ("America/Los_Angeles", {("2024-10-04",): 2}),
+        ("Australia/Sydney", {("2024-10-05",): 2}),  # whose clocks go on an hour in this night
+    ],
+)
+async def test_days_are_those_of_a_zone_also_where_its_clocks_are_changed(
+    store: Store, zone: str, days: dict[tuple[str], int]
+) -> None:
+    evening_ms = MIDNIGHT_MS + 20 * HOUR_MS
+    await write_records(store, *(recorded(evening_ms + number * HOUR_MS, account_id=zone) for number in range(2)))
+    window = evening_ms - 5 * HOUR_MS, evening_ms + 40 * HOUR_MS
+    found = await History(store).totals(zone, *window, "day", zone=ZoneInfo(zone))
+    assert {names: totals.requests for names, totals in found.items()} == days
 
 
 async def test_requests_within_a_key_are_its_own_and_those_of_what_it_made(store: Store) -> None:

@@ -29,13 +29,16 @@ def prompt_in(told: Mapping[str, Any], before: Usage | None = None) -> Usage | N
 
     Counts of a stream are told for all that came, each for itself: one that is not told stays as it was `before`.
     """
-    parts = [count_of(told.get(name)) for name in _PROMPT]
+    # Each part by itself: every event of a stream that tells usage comes here.
+    rest, read, written = count_of(told.get(_INPUT)), count_of(told.get(_READ)), count_of(told.get(_WRITTEN))
     if before is not None:
-        kept = as_told(before)[_INPUT], before.cached_tokens, before.cache_write_tokens
-        parts = [was if part is None else part for part, was in zip(parts, kept, strict=True)]
-    if parts[0] is None:
-        return None
-    return Usage(sum(part or 0 for part in parts), 0, *parts[1:])
+        if rest is None:
+            rest = before.prompt_tokens - (before.cached_tokens or 0) - (before.cache_write_tokens or 0)
+        if read is None:
+            read = before.cached_tokens
+        if written is None:
+            written = before.cache_write_tokens
+    return None if rest is None else Usage(rest + (read or 0) + (written or 0), 0, read, written)
 
 
 def output_in(told: Mapping[str, Any]) -> int | None:

@@ -22,5 +22,5 @@ class ModelDays:
         self._board = board
 
     def of(self, model_id: str) -> ModelDay:
-        past = self._board.past_of(model_component(model_id))
-        return ModelDay(self._activity.first_token_ms(model_id), up_percent(past.late_up_share))
+        up_share = self._board.late_up_share_of(model_component(model_id))
+        return ModelDay(self._activity.first_token_ms(model_id), up_percent(up_share))

@@ -102,11 +102,14 @@ class StatusBoard:
         return self._look()
 
     def past_of(self, component_id: str) -> ComponentPast:
-        now_ms = self._now_ms()
-        today, hour = now_ms // DAY_MS, now_ms // HOUR_MS
+        today = self._now_ms() // DAY_MS
         days = [self._days.get((component_id, day)) for day in range(first_day_at(today), today + 1)]
-        hours = [self._hours.get((component_id, late)) for late in range(first_hour_at(hour), hour + 1)]
-        return ComponentPast(days, _up_share(days), _up_share(hours))
+        return ComponentPast(days, _up_share(days), self.late_up_share_of(component_id))
+
+    def late_up_share_of(self, component_id: str) -> float | None:
+        """As in its past, without looking through its days."""
+        hour = self._now_ms() // HOUR_MS
+        return _up_share(self._hours.get((component_id, late)) for late in range(first_hour_at(hour), hour + 1))
 
     def note_minute(self) -> "asyncio.Future[None] | None":
         """Count how everything is for the present minute; None where that was counted already, or nothing counts."""

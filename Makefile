@@ -54,7 +54,7 @@ coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the led
 		tests/doors/test_minted_keys.py tests/doors/test_leases.py tests/doors/test_mcp_budgets.py \
 		tests/doors/test_tool_r*.py tests/doors/test_openrouter_account.py tests/doors/test_mcp_server_tools.py \
 		tests/doors/test_routed_surfaces.py tests/doors/test_people.py tests/doors/test_roles.py tests/doors/test_oidc*.py tests/doors/test_oauth.py tests/doors/test_admin_*.py \
-		tests/doors/test_rotation.py tests/doors/test_key_*.py tests/doors/test_reload.py tests/doors/test_webhooks.py tests/doors/test_attribution.py \
+		tests/doors/test_refused_requests.py tests/doors/test_rotation.py tests/doors/test_key_*.py tests/doors/test_reload.py tests/doors/test_webhooks.py tests/doors/test_attribution.py \
 		tests/doors/test_auto_topups.py \
 		tests/providers tests/test_commands.py tests/test_user_commands.py tests/test_audit_command.py && \
 		$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report

@@ -118,7 +118,7 @@ class InferenceEndpoint:
         path: str = scope["path"]
         call = self._call_of(scope, context)
         if not client.is_whole:
-            self._inference.check(caller)  # who has nothing left is told so before the body is read
+            self._inference.check(caller, call)  # who has nothing left is told so before the body is read
         try:
             raw = await read_bytes(scope, receive, self._body_limits.of(caller))
         except (GatewayError, CallerLeft):

@@ -115,7 +115,7 @@ class ProviderPaths:
         self, asked: tuple[str, str, Headers], order: PassageOrder, scope: Scope, receive: Receive, send: Send
     ) -> None:
         context, client = scope[CONTEXT], scope[CLIENT]
-        self._inference.check(context.caller)  # who has nothing left is told so before the body is read
+        self._inference.check(context.caller, order)  # who has nothing left is told so before the body is read
         body = _Body(context, client, receive, self._body_limits.of(context.caller))
         first = await body.first()
         with await self._inference.pass_on(context.caller, order) as passage:

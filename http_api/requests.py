@@ -91,6 +91,9 @@ class RequestObject(Told):
     """Of a further round of a request that used tools of other servers: that request."""
     routing: RequestRouting | None
     failed_attempts: list[FailedAttempt]
+    further_refusals: int
+    """Of one that a limit refused: how many of the same key were refused for the same until the minute was over. They
+    have no record, and this is told once it is."""
     user: str | None
     """Whom it was made for, and by which tags its cost is told apart, where the account asks for attribution."""
     tags: list[str]
@@ -113,17 +116,14 @@ class Requests:
         if (form := format_of(asked)) != "json":
             return export("requests", form, RequestObject, self._all(about, wanted, query))
         rows = await self._history.page(about.account_id, wanted, before_id=query.cursor, limit=query.limit + 1)
-        show = partial(_object, *await self._beside(about, rows))
+        show = await self._shown_of(about, rows)
         return page_of(RequestPage, rows, query.limit, lambda record: record.id, show)
 
     def _all(self, about: About, wanted: RequestFilter, query: RequestsQuery) -> AsyncIterator[Sequence[Told]]:
-        async def shown_of(rows: Sequence[RequestRecord]) -> Callable[[RequestRecord], RequestObject]:
-            return partial(_object, *await self._beside(about, rows))
-
         return paged(
             lambda last, limit: self._history.page(about.account_id, wanted, before_id=last, limit=limit),
             lambda record: record.id,
-            shown_of,
+            partial(self._shown_of, about),
             after=query.cursor,
             most=most_of(query),
         )
@@ -131,18 +131,23 @@ class Requests:
     async def get(self, asked: Asked[Query, Nothing]) -> RequestObject:
         about = asked.about
         record = await self._history.get(about.account_id, asked.path["request_id"], within=about.within)
-        return _object(*await self._beside(about, [record]), record)
+        return (await self._shown_of(about, [record]))(record)
 
-    async def _beside(
-        self, about: About, rows: Sequence[RequestRecord]
-    ) -> tuple[dict[str, str], dict[str, str], FailedAttempts]:
-        first = await self._history.repeats(about.account_id, rows)
-        missing = await self._history.missing_usages(about.account_id, rows)
-        return first, missing, await self._history.failed_attempts(about.account_id, rows)
+    async def _shown_of(self, about: About, rows: Sequence[RequestRecord]) -> Callable[[RequestRecord], RequestObject]:
+        """Shows each of these with what stands beside it."""
+        history, account_id = self._history, about.account_id
+        first = await history.repeats(account_id, rows)
+        missing = await history.missing_usages(account_id, rows)
+        failed = await history.failed_attempts(account_id, rows)
+        return partial(_object, first, missing, failed, await history.further_refusals(account_id, rows))
 
 
 def _object(
-    first: Mapping[str, str], missing_usages: Mapping[str, str], failed: FailedAttempts, record: RequestRecord
+    first: Mapping[str, str],
+    missing_usages: Mapping[str, str],
+    failed: FailedAttempts,
+    further: Mapping[str, int],
+    record: RequestRecord,
 ) -> RequestObject:
     return RequestObject(
         object="request",
@@ -173,6 +178,7 @@ def _object(
         parent_id=parent_of(record.id),
         routing=routing_of(record),
         failed_attempts=[FailedAttempt(backend=name, error_code=code) for name, code in failed.get(record.id, ())],
+        further_refusals=further.get(record.id, 0),
         user=None if record.attribution is None else record.attribution.user,
         tags=[] if record.attribution is None else list(record.attribution.tags),
     )

@@ -23,6 +23,7 @@ from mcp_gateway.core.identity.address import AddressReader
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.inference.exchange import Inference
+from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.lifecycle import Lifecycle
@@ -33,13 +34,14 @@ from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.policy_links import PolicyLinks
+from mcp_gateway.core.record import SurfaceName
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
 from mcp_gateway.mcp_door.calls import caller_of
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from mcp_gateway.mcp_door.faults import no_resource
-from mcp_gateway.mcp_door.jsonrpc import REFUSED
+from mcp_gateway.mcp_door.jsonrpc import REFUSED, Message
 from mcp_gateway.mcp_door.sessions import Session
 from mcp_gateway.tools import prompts
 from mcp_gateway.tools.chat_completion import ChatCompletion
@@ -62,6 +64,11 @@ logger = getLogger(__name__)
 SERVER_NAME = "mcp-gateway"
 SERVER_TITLE = "MCP Gateway"
 SERVED_VERSIONS: Sequence[str] = KNOWN_PROTOCOL_VERSIONS
+_SURFACES: dict[str, SurfaceName] = {
+    ChatCompletion.definition.name: "chat",
+    Embeddings.definition.name: "embeddings",
+}
+"""As what calls of the tools that ask models are recorded."""
 _FIXED = CacheHint(ttl_ms=3_600_000, scope="public")
 _TOOLS = CacheHint(ttl_ms=60_000, scope="private")
 """Those that make keys are listed only for callers that may."""
@@ -321,6 +328,14 @@ def build_door(
         links=settings.policy_links,
     )
     server = build_server(handlers, version=version, website_url=settings.public_url)
+
+    def note_unplaced(message: Message, context: RequestContext, full: GatewayError) -> None:
+        """Record a call that would have asked a model."""
+        surface = _SURFACES.get(str((message.params or {}).get("name"))) if message.method == "tools/call" else None
+        if surface is not None:
+            call = Call(new_id("req"), "mcp", surface, context.client_request_id, context=context)
+            inference.refused.note(caller_of(context), call, full)
+
     door = McpDoor(
         server,
         settings=settings,
@@ -331,6 +346,7 @@ def build_door(
         max_body_bytes=BodyLimits(settings, published).of,
         note_refusal=note_refusal,
         check_scope=handlers.check_scope,
+        note_unplaced=note_unplaced,
         take_changes=lambda: [*tool_list.take_changes(), *resources.take_changes()],
         canonical_uri=resources.canonical_uri,
     )

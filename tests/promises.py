@@ -697,6 +697,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/sqlite/test_reports.py::test_a_report_that_takes_too_long_is_given_up_and_says_so",
                 "tests/doors/test_reports.py::test_a_report_beyond_its_time_is_503_and_names_what_to_do",
             ],
+            "What a limit refuses is in the log with its reason, whatever was asked by whichever door; however many come, they are few rows and no money.": [
+                "tests/doors/test_refused_requests.py",
+            ],
             "Sums by the hour are kept with the settlement, agree with the requests and outlive them.": [
                 "tests/core/observe/test_hourly_sums.py",
             ],

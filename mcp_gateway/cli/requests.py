@@ -27,20 +27,19 @@ def show_requests(
         records = await desk.history.find(request)
         if not records:
             fail(f"there is no request '{shown(request)}' that has ended, by this id or a client's")
-        facts = [_object(record, await _failed(desk, record)) for record in records]
+        facts = [await _object(desk, record) for record in records]
         answer("\n\n".join(map(_words, facts)), facts, is_json=is_json)
 
     at_desk(config, data_dir, work)
 
 
-async def _failed(desk: Desk, record: RequestRecord) -> list[tuple[str, str]]:
-    return (await desk.history.failed_attempts(record.account_id, [record])).get(record.id, [])
-
-
-def _object(record: RequestRecord, failed: list[tuple[str, str]]) -> dict[str, Any]:
+async def _object(desk: Desk, record: RequestRecord) -> dict[str, Any]:
     facts = record._asdict()
+    failed = (await desk.history.failed_attempts(record.account_id, [record])).get(record.id, [])
+    further = await desk.history.further_refusals(record.account_id, [record])
     at = datetime.fromtimestamp(facts.pop("started_at_ms") / 1000, UTC).isoformat(timespec="milliseconds")
     facts["failed_attempts"] = [f"{backend}: {code}" for backend, code in failed]
+    facts["further_refusals"] = further.get(record.id)
     facts["routing"] = None if record.routing is None else record.routing._asdict()
     facts["attribution"] = None if record.attribution is None else record.attribution._asdict()
     return facts | {"cost_nano": record.cost_nano, "cost_usd": format_usd(record.cost_nano), "started_at": at}

@@ -368,6 +368,7 @@ async def open_gateway(
             limiter,
             tool_servers,
         )
+        stack.callback(inference.refused.write)
         authenticator = Authenticator(
             known_keys,
             settings.guests,
@@ -470,6 +471,7 @@ async def open_gateway(
                 orders=orders.watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
+                refused_requests=inference.refused.watch,
                 retention=retention.watch,
                 closing=closing.watch,
                 user_sessions=known_sessions.watch,

@@ -17,11 +17,13 @@ from typing import Any
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.engine import Engine, Read, Write
-from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.errors import Code, GatewayError
 
 KEPT_MS = 24 * 60 * 60 * 1000
 _MAX_REMEMBERED = 10_000
 """First requests for inference by key."""
+_OF_LIMITS: frozenset[Code] = frozenset({"requests_per_minute", "requests_per_day", "in_flight", "guest"})
+"""With which requests are refused before they are admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +147,25 @@ class Repeats:
 
     @contextlib.contextmanager
     def answering(self, caller: Caller, key: str, request_id: str) -> Iterator[None]:
-        """While a request is answered. Raises GatewayError `conflict` while another with the same key is."""
+        """While a request is answered. Raises GatewayError `conflict` while another with the same key is.
+
+        Of one that a limit refuses nothing is noted: however many come, they have few records.
+        """
         asker = caller.subject if caller.is_guest or caller.is_minted else caller.account_id
         place = asker, sha256(key.encode()).digest()
         if place in self._running:
             raise still_answering()
         self._running.add(place)
+        is_noted = True
         try:
-            self._note(place, caller.account_id, request_id)
             yield
+        except GatewayError as refusal:
+            is_noted = refusal.code not in _OF_LIMITS
+            raise
         finally:
             self._running.discard(place)
+            if is_noted:
+                self._note(place, caller.account_id, request_id)
 
     def _note(self, place: tuple[str, bytes], account_id: str, request_id: str) -> None:
         now_ms = self._now_ms()

@@ -34,7 +34,7 @@ from mcp_gateway.mcp_door.access import HostsAndOrigins
 from mcp_gateway.mcp_door.calls import caller_of
 from mcp_gateway.mcp_door.http import HttpRequest, send_payload
 from mcp_gateway.mcp_door.http_sse import HttpSseEndpoints
-from mcp_gateway.mcp_door.intake import CheckScope, Intake
+from mcp_gateway.mcp_door.intake import CheckScope, Intake, NoteUnplaced
 from mcp_gateway.mcp_door.jsonrpc import Refusal
 from mcp_gateway.mcp_door.listings import Listings
 from mcp_gateway.mcp_door.opening import LISTEN
@@ -56,6 +56,7 @@ class McpDoor:
 
     Adds to the server what sessions and streams are needed for: subscriptions and the log level. `check_scope` raises
     GatewayError for a request, by its method and parameters, that another token of its caller's would be answered.
+    `note_unplaced` is told of calls that are refused since too many of their caller's are not finished.
     `take_changes` returns what has changed since it was last called.
     """
 
@@ -71,6 +72,7 @@ class McpDoor:
         max_body_bytes: Callable[[Caller], int],
         note_refusal: Callable[[str, str], None],
         check_scope: CheckScope = lambda *_: None,
+        note_unplaced: NoteUnplaced = lambda *_: None,
         take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
         canonical_uri: Callable[[str], str | None] = lambda uri: uri,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -101,6 +103,7 @@ class McpDoor:
             max_body_bytes=max_body_bytes,
             note_refusal=note_refusal,
             check_scope=check_scope,
+            note_unplaced=note_unplaced,
         )
         http_sse = HttpSseEndpoints(self.event_sessions, self._new_session, runners, intake, listings)
         streamable = StreamableHttpEndpoint(

@@ -8,6 +8,7 @@ from functools import partial
 from urllib.parse import parse_qs
 
 from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.mcp_door.calls import CallContext, Tell, caller_of
 from mcp_gateway.mcp_door.eras import check_batch
 from mcp_gateway.mcp_door.http import HttpRequest, MessageStream, event, send_payload
@@ -102,8 +103,10 @@ class HttpSseEndpoints:
 
     async def _begin(self, session: Session, message: Message, context: RequestContext) -> None:
         caller = caller_of(context)
-        with refusing(message.id):
+        try:
             await session.places.take(caller)
+        except GatewayError as full:
+            raise self._intake.without_place(full, message, context) from None
         later, kept_bytes = _without_head(context), context.kept_bytes
         context.release()
         later.reservation.hold(kept_bytes, lambda: self._sessions.remove(session))

@@ -15,7 +15,7 @@ from mcp_gateway.core.json_bounds import LONG_BYTES, JsonBounds, parse_exactly
 from mcp_gateway.mcp_door.calls import CallContext, answer, caller_of
 from mcp_gateway.mcp_door.http import HttpRequest, read_message_body
 from mcp_gateway.mcp_door.jsonrpc import Batch, Message, Refusal, error_payload, parse_message, reason_of
-from mcp_gateway.mcp_door.listings import Listings
+from mcp_gateway.mcp_door.listings import Listings, refusal_of
 from mcp_gateway.mcp_door.method import Unfinished, method_of
 from mcp_gateway.mcp_door.normal_form import as_texts, in_normal_form
 from mcp_gateway.mcp_door.opening import kept
@@ -27,6 +27,8 @@ _TOO_MANY_NAMES = f"An object in `params` may have at most {_MAX_NAMES} members.
 _WITH_ARGUMENTS = frozenset({"tools/call", "prompts/get"})
 CheckScope = Callable[[str, Mapping[str, Any], Caller], None]
 """Raises GatewayError for a request, by its method and parameters, that its caller's token has no scope for."""
+NoteUnplaced = Callable[[Message, RequestContext, GatewayError], None]
+"""Is told of a call for which there was no place, and what its caller is told."""
 
 
 class Intake:
@@ -41,8 +43,10 @@ class Intake:
         max_body_bytes: Callable[[Caller], int],
         note_refusal: Callable[[str, str], None],
         check_scope: CheckScope,
+        note_unplaced: NoteUnplaced,
     ) -> None:
         self._check_scope = check_scope
+        self._note_unplaced = note_unplaced
         self._runners = runners
         self._listings = listings
         self._json_bounds = json_bounds
@@ -110,6 +114,11 @@ class Intake:
         self._listings.count_failure(message, caller)
         self._note_refusal(reason_of(error), call.address)
         return payload, error.code
+
+    def without_place(self, full: GatewayError, message: Message, context: RequestContext) -> Refusal:
+        """What is told of a call for which there is no place, after it was noted."""
+        self._note_unplaced(message, context, full)
+        return refusal_of(full, message.id)
 
     def told(self, refusal: Refusal, context: RequestContext) -> bytes:
         """The payload of a refusal that leaves within an answer, after it was noted as those are that are one."""

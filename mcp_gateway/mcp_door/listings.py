@@ -66,11 +66,12 @@ class refusing:
     ) -> None:
         if not isinstance(error, GatewayError):
             return
-        data = {"code": error.code, "retry_after_s": error.retry_after_s}
-        wait = retry_after(error.retry_after_s)
-        raise Refusal(
-            error.status, REFUSED, error.message, request_id=self._request_id, data=data, headers=wait
-        ) from None
+        raise refusal_of(error, self._request_id) from None
+
+
+def refusal_of(error: GatewayError, request_id: RequestId | None) -> Refusal:
+    data, wait = {"code": error.code, "retry_after_s": error.retry_after_s}, retry_after(error.retry_after_s)
+    return Refusal(error.status, REFUSED, error.message, request_id=request_id, data=data, headers=wait)
 
 
 def _is_listing(message: Message, *, in_session: bool) -> bool:

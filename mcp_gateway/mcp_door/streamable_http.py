@@ -12,7 +12,8 @@ from mcp.types import DEFAULT_NEGOTIATED_VERSION, INVALID_REQUEST, ErrorData
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.context import RequestContext
-from mcp_gateway.mcp_door.calls import CallContext
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.mcp_door.calls import CallContext, caller_of
 from mcp_gateway.mcp_door.eras import (
     SESSION_HEADER,
     check_batch,
@@ -24,7 +25,7 @@ from mcp_gateway.mcp_door.eras import (
 from mcp_gateway.mcp_door.http import HttpRequest, MessageStream, Reply, send_payload
 from mcp_gateway.mcp_door.intake import Intake
 from mcp_gateway.mcp_door.jsonrpc import REFUSED, Batch, Message, Refusal, error_payload
-from mcp_gateway.mcp_door.listings import Listings, refusing
+from mcp_gateway.mcp_door.listings import Listings
 from mcp_gateway.mcp_door.opening import LISTEN
 from mcp_gateway.mcp_door.places import take_place
 from mcp_gateway.mcp_door.runners import Runners, has_envelope
@@ -132,7 +133,7 @@ class StreamableHttpEndpoint:
         async def outcome() -> tuple[int, bytes]:
             return 200, (await self._answer(http, self._runners.of_session(session), message, call, reply))[0]
 
-        cancel = await self._begin(session, message, http.caller)
+        cancel = await self._begin(session, message, http.context)
         try:
             await reply.deliver(outcome(), cancel, grace=self._grace)
         finally:
@@ -197,13 +198,13 @@ class StreamableHttpEndpoint:
     ) -> bytes:
         if session is None:
             call = CallContext(message, http.context, reply.tell, is_unread=lambda: reply.is_unread)
-            owner = self._take_place(message, http.caller)
+            owner = self._take_place(message, http.context)
             try:
                 runner = self._runners.stateless(version_of(http))
                 return (await self._intake.answer(runner, message, call, http.caller))[0]
             finally:
                 self._all_calls.give_back(owner)
-        cancel = await self._begin(session, message, http.caller)
+        cancel = await self._begin(session, message, http.context)
         try:
             with cancel:
                 call = _call_in(session, message, http, reply)
@@ -230,7 +231,7 @@ class StreamableHttpEndpoint:
         if message.method == LISTEN:
             http.forget_request()
             return await reply.deliver(outcome(), anyio.CancelScope())
-        owner = self._take_place(message, http.caller)
+        owner = self._take_place(message, http.context)
         try:
             return await reply.deliver(outcome(), anyio.CancelScope())
         finally:
@@ -247,12 +248,14 @@ class StreamableHttpEndpoint:
                 raise
             return self._intake.told(refusal, http.context), None
 
-    async def _begin(self, session: Session, message: Message, caller: Caller) -> anyio.CancelScope:
+    async def _begin(self, session: Session, message: Message, context: RequestContext) -> anyio.CancelScope:
         """The scope that a call of a session runs in, once there is a place for it; a ping needs none. `_end` it."""
         assert message.id is not None
         if message.method != "ping":
-            with refusing(message.id):
-                await session.places.take(caller)
+            try:
+                await session.places.take(caller_of(context))
+            except GatewayError as full:
+                raise self._intake.without_place(full, message, context) from None
         return session.begin(message.id)
 
     def _end(self, session: Session, message: Message, caller: Caller, cancel: anyio.CancelScope) -> None:
@@ -261,10 +264,12 @@ class StreamableHttpEndpoint:
         if message.method != "ping":
             session.places.give_back(caller)
 
-    def _take_place(self, message: Message, caller: Caller) -> Owner:
+    def _take_place(self, message: Message, context: RequestContext) -> Owner:
         """For a call that belongs to no session; the owner gives it back."""
-        with refusing(message.id):
-            return take_place(self._all_calls, caller)
+        try:
+            return take_place(self._all_calls, caller_of(context))
+        except GatewayError as full:
+            raise self._intake.without_place(full, message, context) from None
 
     def _named_session(self, http: HttpRequest) -> Session:
         """The session that the headers name. Raises Refusal: 405 where they name none, 404 for an unknown one."""

@@ -50,10 +50,11 @@ class Stage:
             await asyncio.sleep(0)
 
     async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
-        """One record with that code, that much spent, and nothing held, in flight or off in the books."""
+        """Of what limits let in one record with that code, that much spent, and nothing held or off in the books."""
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
         await self.gateway.ledger._store.flushed()
-        rows = rows_of(self.gateway, "SELECT error_code, cost_nano FROM requests")
+        admitted = "SELECT error_code, cost_nano FROM requests WHERE id NOT IN (SELECT id FROM refused_requests)"
+        rows = rows_of(self.gateway, admitted)
         assert rows == [(error_code, spent_nano)]
         balance = await self.gateway.ledger.balance(self.caller.account_id)
         assert (balance.spendable_nano, balance.held_nano) == (self.credit_nano - spent_nano, 0)

@@ -11,6 +11,7 @@ import pytest
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, Caller, Guest, Quota
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
 from tests.core.test_chat import Stage, open_stage
@@ -70,11 +71,12 @@ def questions(stage: Stage) -> int:
 
 async def test_who_has_nothing_left_is_told_so_before_the_body_and_not_counted(stage: Stage) -> None:
     caller = replace(stage.caller, quotas=(Quota("key", "key_1", Allowance(1, None, None, None)),))
-    stage.gateway.inference.check(caller)
+    call = Call("req_0", "http", "chat")
+    stage.gateway.inference.check(caller, call)
     with await stage.exchange(caller) as exchange:
         await exchange.begin(request())
     with pytest.raises(GatewayError, match="requests_per_minute"):
-        stage.gateway.inference.check(caller)
+        stage.gateway.inference.check(caller, call)
     await stage.is_accounted_for(0, None)
 
 

@@ -17,6 +17,7 @@ from mcp.types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, INVALI
 from mcp_gateway.core.bytes_in_flight import BytesInFlight, Share
 from mcp_gateway.core.caller import Allowance, Caller
 from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.observe.history import RequestFilter
 from mcp_gateway.mcp_door import places
 from mcp_gateway.mcp_door.jsonrpc import Message
 from mcp_gateway.mcp_door.questions import Questions
@@ -221,8 +222,15 @@ async def test_a_session_has_as_many_unfinished_calls_as_its_key_may_have_in_fli
     assert (await host.post(PING, session)).status_code == 200
     assert (await host.post(LIST_TOOLS, alice)).status_code == 200
     assert (await host.post(LIST_TOOLS, await host.open_session(alice))).status_code == 200
+    for _ in range(2):
+        assert (await host.post(chat(model=PACED, request_id=7), session)).status_code == 429
+    assert (await host.post(call("get_balance", {}), session)).status_code == 429
     gate.is_open.set()
     assert [answer.status_code for answer in await asyncio.gather(*running)] == [200, 200]
+    host.gateway.inference.refused.write()
+    records = await host.gateway.history.page("acc_test", RequestFilter(http_status=429), before_id=None, limit=9)
+    assert [(one.error_code, one.door, one.surface) for one in records] == [("in_flight", "mcp", "chat")]
+    assert await host.gateway.history.further_refusals("acc_test", records) == {records[0].id: 1}
     assert (await host.post(LIST_TOOLS, session)).status_code == 200
     assert host.door.calls.total == 0
 

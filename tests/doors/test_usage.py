@@ -96,6 +96,7 @@ async def test_every_fact_of_a_request_is_in_its_record(stage: Stage) -> None:
         "parent_id": None,
         "routing": None,
         "failed_attempts": [],
+        "further_refusals": 0,
         "user": None,
         "tags": [],
     }

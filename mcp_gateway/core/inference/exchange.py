@@ -22,6 +22,7 @@ from mcp_gateway.core.inference.fitting import first_terms
 from mcp_gateway.core.inference.meter import NO_USAGE, UNUSED, Meter, Metered, Spoken
 from mcp_gateway.core.inference.parts import Call, Parts
 from mcp_gateway.core.inference.passage import Passage, PassageOrder
+from mcp_gateway.core.inference.refused_requests import RefusedRequests
 from mcp_gateway.core.inference.remote_images import bring_images
 from mcp_gateway.core.inference.routing import judged, offers_to, ranked, takers
 from mcp_gateway.core.inference.terms import reserved_output_tokens
@@ -45,6 +46,7 @@ class Inference:
     def __init__(self, parts: Parts, limiter: Limiter, tool_servers: ToolServers | None = None) -> None:
         self.parts = parts
         self._limiter = limiter
+        self.refused = RefusedRequests(parts, limiter.minute)
         self.tool_servers = tool_servers or ToolServers()
         self.running: set[Exchange] = set()
         self.passing: set[Passage] = set()
@@ -54,7 +56,11 @@ class Inference:
         """A request that is counted against the caller's limits, to be entered at once. Raises GatewayError."""
         if (code := caller.validity.ended_by) is not None:  # since the request's head was read
             raise refusal(code)
-        return Exchange(self.parts, caller, call, self._limiter.admit(caller), self.running)
+        try:
+            return Exchange(self.parts, caller, call, self._limiter.admit(caller), self.running)
+        except GatewayError as refused:
+            self.refused.note(caller, call, refused)
+            raise
 
     async def pass_on(self, caller: Caller, order: PassageOrder) -> Passage:
         """A request that is passed on unread, counted against the caller's limits, to be entered at once.
@@ -63,7 +69,11 @@ class Inference:
         """
         if (code := caller.validity.ended_by) is not None:
             raise refusal(code)
-        return Passage(self.parts, caller, order, self._limiter.admit(caller), self.passing)
+        try:
+            return Passage(self.parts, caller, order, self._limiter.admit(caller), self.passing)
+        except GatewayError as refused:
+            self.refused.note(caller, order, refused)
+            raise
 
     def another(self, caller: Caller, first: "Exchange", number: int) -> "Exchange":
         """A further round of a request, which is counted already, with a bill and a record of its own.
@@ -83,9 +93,13 @@ class Inference:
         """What a backend tells about tokens, which costs nothing and is not recorded either. Raises GatewayError."""
         return await answered(self.parts, caller, question, context.reservation)
 
-    def check(self, caller: Caller) -> None:
+    def check(self, caller: Caller, asked: Call | PassageOrder) -> None:
         """Raise what admission would now, and count nothing: before a body is read for it."""
-        self._limiter.check(caller)
+        try:
+            self._limiter.check(caller)
+        except GatewayError as refused:
+            self.refused.note(caller, asked, refused)
+            raise
 
     def close_key(self, credential_id: str, error: GatewayError) -> None:
         """End the answers that still run for a key, or a session of a user, which is not valid any more."""

@@ -127,6 +127,10 @@ class Limiter:
         """Today's number since the Unix epoch."""
         return day_of(self._current_minute())
 
+    def minute(self) -> int:
+        """The present one's number since the Unix epoch."""
+        return self._current_minute()
+
     def restore_day(self, counts: Mapping[str, int]) -> None:
         """Go on from what earlier runs counted today, so that a restart forgives nobody; of two counts the larger."""
         minute = self._current_minute()

@@ -234,6 +234,15 @@ class MissingUsagesOf(Report[dict[str, str]]):
     last_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class FurtherRefusalsOf(Report[dict[str, int]]):
+    """Of each request that a limit refused: how many like it followed in its minute, between two ids, both included."""
+
+    account_id: str
+    first_id: str
+    last_id: str
+
+
 FailedAttempts = dict[str, list[tuple[str, str]]]
 """By a request's id, who failed before the backend that its row names, and with which code, in order of their turns."""
 
@@ -319,6 +328,10 @@ class History:
     async def failed_attempts(self, account_id: str, records: Sequence[RequestRecord]) -> FailedAttempts:
         """Of those that had any: who failed before the backend that the record names, and with which code."""
         return await self._store.read(FailedAttemptsOf(account_id, *_ends_of(records))) if records else {}
+
+    async def further_refusals(self, account_id: str, records: Sequence[RequestRecord]) -> dict[str, int]:
+        """Of those that a limit refused: how many like it followed in that minute and have no record, by id."""
+        return await self._store.read(FurtherRefusalsOf(account_id, *_ends_of(records))) if records else {}
 
     async def totals(
         self, account_id: str, since_ms: int, until_ms: int, *by: Group, among: Among = ALL, zone: tzinfo = UTC

@@ -34,9 +34,18 @@ class NoteFailedAttempt(Write[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class NoteRefused(Write[None]):
+    """A limit refused a request that has a row, and `further` like it that have none; the last note is good."""
+
+    account_id: str
+    request_id: str
+    further: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestCounts(Scan[list[tuple[str, str, int]]]):
-    """Account, key and how many requests of it there are, from an hour since the Unix epoch on; further rounds of one
-    are none."""
+    """Account, key and how many of its requests were admitted, from an hour since the Unix epoch on; further rounds of
+    one are none."""
 
     since_hour: int
 
@@ -60,6 +69,11 @@ class Records:
     def note_failed_attempt(self, account_id: str, request_id: str, number: int, backend: str, code: str) -> None:
         """Say beside a request's row who was asked before the one that it names."""
         note = NoteFailedAttempt(account_id, request_id, number, backend, code)
+        self._store.write(note, is_durable=False, in_outage="keep").add_done_callback(_note_failure)
+
+    def note_refused(self, account_id: str, request_id: str, further: int) -> None:
+        """Say beside a request's row that a limit refused it, and how many further ones since that have none."""
+        note = NoteRefused(account_id, request_id, further)
         self._store.write(note, is_durable=False, in_outage="keep").add_done_callback(_note_failure)
 
     async def requests_today(self, day_start_ms: int) -> Mapping[str, int]:

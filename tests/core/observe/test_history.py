@@ -13,7 +13,7 @@ from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.observe.history import Among, History, Latencies, RequestFilter, Totals, TwoQuantiles
-from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, Records
+from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, NoteRefused, Records
 from mcp_gateway.core.record import RoutingFacts, SurfaceName
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
@@ -191,6 +191,8 @@ async def test_what_stands_beside_requests_is_told_of_the_account_s_own_among_th
             store.write(NoteRepeat(account_id, one.id, f"first of {account_id}"))
             store.write(NoteMissingUsage(account_id, one.id, f"policy of {account_id}"))
             store.write(NoteFailedAttempt(account_id, one.id, 1, f"backend of {account_id}", "backend_error"))
+            for further in (0, len(account_id)):
+                store.write(NoteRefused(account_id, one.id, further))
     await store.flushed()
     history = History(store)
     asked = [second, first]
@@ -198,6 +200,7 @@ async def test_what_stands_beside_requests_is_told_of_the_account_s_own_among_th
     assert await history.missing_usages("acc_1", asked) == dict.fromkeys((first.id, second.id), "policy of acc_1")
     failed = await history.failed_attempts("acc_1", asked)
     assert failed == {one.id: [("backend of acc_1", "backend_error")] for one in (first, second)}
+    assert await history.further_refusals("acc_1", asked) == dict.fromkeys((first.id, second.id), 5)
     assert await history.repeats("acc_1", []) == {}
     assert await history.missing_usages("acc_3", asked) == {}
 
@@ -245,6 +248,7 @@ async def test_what_is_noted_of_a_request_goes_with_its_record_and_no_other_s(st
         await store.write(NoteFailedAttempt("acc_1", one.id, 1, "groq", "provider_money"))
         await store.write(NoteMissingUsage("acc_1", one.id, "estimate"))
         await store.write(NoteRepeat("acc_1", one.id, "req_first"))
+        await store.write(NoteRefused("acc_1", one.id, 3))
     await store.write(changing("DELETE FROM requests WHERE id = ?", (gone.id,)))
-    for table in ("failed_attempts", "missing_usages", "request_repeats", "routed_requests"):
+    for table in ("failed_attempts", "missing_usages", "request_repeats", "routed_requests", "refused_requests"):
         assert await store.read(Query(f"SELECT id FROM {table}")) == [(kept.id,)]

@@ -1,5 +1,6 @@
 """The request log: rows of requests, what stands beside them, and sums over them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,7 @@ from mcp_gateway.core.observe.history import (
     Among,
     FailedAttempts,
     FailedAttemptsOf,
+    FurtherRefusalsOf,
     Group,
     Groups,
     LatencySample,
@@ -26,7 +28,7 @@ from mcp_gateway.core.observe.history import (
     Totals,
     TotalsOfRequests,
 )
-from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, RequestCounts
+from mcp_gateway.core.observe.records import NoteFailedAttempt, NoteMissingUsage, NoteRefused, RequestCounts
 from mcp_gateway.core.record import (
     SCORE_WHOLE,
     UNNAMED_SURFACE,
@@ -152,6 +154,15 @@ GROUP BY requests.account_id, requests.key_id
 """
 """Further rounds of requests, which accounts alone have whose keys may use tools of servers: no others are searched."""
 
+_REFUSED = """
+SELECT requests.account_id, requests.key_id, COUNT(*)
+FROM accounts CROSS JOIN refused_requests AS refused ON refused.account_id = accounts.id AND refused.id >= ?
+CROSS JOIN requests ON requests.account_id = refused.account_id AND requests.id = refused.id
+WHERE started_at_ms >= ? AND requests.key_id IS NOT NULL
+GROUP BY requests.account_id, requests.key_id
+"""
+"""Requests that limits refused, which are in the sums and were not admitted."""
+
 
 def insert_records(transaction: Transaction, records: Sequence[RequestRecord]) -> None:
     """Rows for requests, each of which is recorded once."""
@@ -240,12 +251,22 @@ def _note_failed_attempt(transaction: Transaction, note: NoteFailedAttempt) -> N
     transaction.execute("INSERT INTO failed_attempts VALUES (?, ?, ?, ?, ?)", row)
 
 
+def _note_refused(transaction: Transaction, note: NoteRefused) -> None:
+    sql = """
+    INSERT INTO refused_requests VALUES (?, ?, ?) ON CONFLICT (account_id, id) DO UPDATE SET further = excluded.further
+    """
+    transaction.execute(sql, (note.account_id, note.request_id, note.further))
+
+
 def _request_counts(rows: Rows, read: RequestCounts) -> list[tuple[str, str, int]]:
     since_ms = read.since_hour * HOUR_MS
     first_id = first_id_at("req", max(0, since_ms - DAY_MS))  # a round may begin long after its request
-    rounds = {(account_id, key_id): count for account_id, key_id, count in rows.all(_ROUNDS, (first_id, since_ms))}
+    others = Counter[tuple[str, str]]()
+    for sql in (_ROUNDS, _REFUSED):
+        for account_id, key_id, count in rows.all(sql, (first_id, since_ms)):
+            others[account_id, key_id] += count
     counts = rows.all(_COUNTS, (read.since_hour,))
-    return [(account_id, key_id, count - rounds.get((account_id, key_id), 0)) for account_id, key_id, count in counts]
+    return [(account_id, key_id, count - others[account_id, key_id]) for account_id, key_id, count in counts]
 
 
 def _activity(rows: Rows, read: ActivitySince) -> list[SlotPart]:
@@ -327,6 +348,10 @@ def _missing_usages(rows: Rows, read: MissingUsagesOf) -> dict[str, str]:
     return _between(rows, "SELECT id, policy FROM missing_usages", read)
 
 
+def _further_refusals(rows: Rows, read: FurtherRefusalsOf) -> dict[str, int]:
+    return _between(rows, "SELECT id, further FROM refused_requests", read)
+
+
 def _failed_attempts(rows: Rows, read: FailedAttemptsOf) -> FailedAttempts:
     sql = """
     SELECT id, backend, code FROM failed_attempts WHERE account_id = ? AND id >= ? AND id <= ? ORDER BY id, number
@@ -337,7 +362,7 @@ def _failed_attempts(rows: Rows, read: FailedAttemptsOf) -> FailedAttempts:
     return found
 
 
-def _between(rows: Rows, select: str, read: RepeatsOf | MissingUsagesOf) -> dict[str, str]:
+def _between(rows: Rows, select: str, read: RepeatsOf | MissingUsagesOf | FurtherRefusalsOf) -> dict[str, Any]:
     sql = f"{select} WHERE account_id = ? AND id >= ? AND id <= ?"
     return dict(rows.all(sql, (read.account_id, read.first_id, read.last_id)))
 
@@ -395,7 +420,7 @@ def _conditions(account_id: str, wanted: RequestFilter) -> Iterator[tuple[str, A
 
 
 EXECUTORS = Executors(
-    alone={NoteMissingUsage: _note_missing_usage, NoteFailedAttempt: _note_failed_attempt},
+    alone={NoteMissingUsage: _note_missing_usage, NoteFailedAttempt: _note_failed_attempt, NoteRefused: _note_refused},
     together={AddRecord: _add_records},
     reads={
         RequestCounts: _request_counts,
@@ -410,5 +435,6 @@ EXECUTORS = Executors(
         RepeatsOf: _repeats,
         MissingUsagesOf: _missing_usages,
         FailedAttemptsOf: _failed_attempts,
+        FurtherRefusalsOf: _further_refusals,
     },
 )

@@ -150,12 +150,15 @@ class Models:
             return ModelListAnswer(_anthropic_list(models))
         return ModelListAnswer(_listed(models, provider))
 
+    def objects(self, caller: Caller | None) -> Sequence[ModelObject]:
+        """Each model of the list as a caller has it."""
+        return [model_object(model) for model in self._all(caller)]
+
     def told(self, caller: Caller | None) -> Sequence[tuple[ModelObject, ModelStatus, ModelDay]]:
-        """Each model of the list as a caller has it, with its health now and in the last day."""
-        models = [*self._models_of(None, caller)]
-        if auto := self._auto.seen_by(caller):
-            models.append(auto)
-        return [(model_object(model), self._pool.status_of(model), self._days.of(model.id)) for model in models]
+        """The same, each with its health now and in the last day."""
+        return [
+            (model_object(model), self._pool.status_of(model), self._days.of(model.id)) for model in self._all(caller)
+        ]
 
     async def get(self, asked: ModelAsked) -> ModelAnswer:
         name = _model_id(asked)
@@ -167,6 +170,10 @@ class Models:
         """It reads no key: of `auto` it is that of the settings' pool."""
         model = self._auto.find(None, _model_id(asked))
         return ModelHealth(model=model.id, status=self._pool.status_of(model))
+
+    def _all(self, caller: Caller | None) -> Sequence[Model]:
+        auto = self._auto.seen_by(caller)
+        return [*self._models_of(None, caller), *([auto] if auto else [])]
 
     def _models_of(self, provider: str | None, caller: Caller | None) -> Collection[Model]:
         """Without `auto`, which no provider has."""

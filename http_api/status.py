@@ -154,11 +154,11 @@ class ShownComponent:
 
 @dataclass(frozen=True, slots=True)
 class PublicStatus:
-    """All that the status page shows; `incident` is the operator's text that is in force, the newest incident first."""
+    """How everything is now; `incident` is the operator's text that is in force, the newest incident first."""
 
     state: ComponentState
     headline: str
-    components: Sequence[ShownComponent]
+    components: Sequence[Component]
     incident: str | None
     incidents: Sequence[Incident]
     first_token_ms: int | None
@@ -188,6 +188,7 @@ class StatusDoor:
         self._changed_at_ms = now_ms()
         self._made_at_ms = 0
         self._status: PublicStatus | None = None
+        self._summed: tuple[PublicStatus | None, bytes] = None, b""
 
     def status(self) -> PublicStatus:
         """As of half a second ago at most, however many ask."""
@@ -197,7 +198,10 @@ class StatusDoor:
         return self._status
 
     async def summary(self, asked: Asked[AnyQuery, Nothing]) -> Answered[StatusSummary]:
-        return _unless_known(asked, written(self._summary(self.status())), "application/json")
+        status = self.status()
+        if self._summed[0] is not status:
+            self._summed = status, written(self._summary(status))
+        return _unless_known(asked, self._summed[1], "application/json")
 
     async def history(self, asked: Asked[AnyQuery, Nothing]) -> Answered[bytes]:
         return _unless_known(asked, _atom(self._url, self.status()).encode(), ATOM)
@@ -224,14 +228,15 @@ class StatusDoor:
         return PublicStatus(
             state=state,
             headline=headline,
-            components=[self._shown(one) for one in components],
+            components=components,
             incident=incident,
             incidents=incidents,
             first_token_ms=quantile(self._activity.last_day().first_tokens_ms, 0.5) if self._is_full else None,
             changed_at_ms=self._changed_at_ms,
         )
 
-    def _shown(self, component: Component) -> ShownComponent:
+    def shown(self, component: Component) -> ShownComponent:
+        """Of the few that a page has room for, as of all for programs."""
         first_token_ms = None if component.model is None else self._activity.first_token_ms(component.model)
         return ShownComponent(component, self._board.past_of(component.id), first_token_ms)
 
@@ -246,9 +251,9 @@ class StatusDoor:
             status=StatusIndicator(indicator=_INDICATORS[status.state], description=status.headline),
             components=[
                 ComponentObject(
-                    id=one.now.id,
-                    name=one.now.name,
-                    status=_WORDS[one.now.state],
+                    id=one.id,
+                    name=one.name,
+                    status=_WORDS[one.state],
                     description=None,
                     position=position,
                     updated_at=changed,
@@ -257,11 +262,12 @@ class StatusDoor:
                     group_id=None,
                     page_id=_PAGE_ID,
                     only_show_if_degraded=False,
-                    uptime_percent=one.uptime_percent,
-                    last_day_uptime_percent=one.last_day_uptime_percent,
-                    first_token_ms=one.first_token_ms,
+                    uptime_percent=shown.uptime_percent,
+                    last_day_uptime_percent=shown.last_day_uptime_percent,
+                    first_token_ms=shown.first_token_ms,
                 )
                 for position, one in enumerate(status.components, 1)
+                for shown in (self.shown(one),)
             ],
             incidents=incidents,
             scheduled_maintenances=[self._incident(one, "maintenance") for one in current if one.kind == "maintenance"],

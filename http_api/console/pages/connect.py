@@ -5,7 +5,7 @@ from typing import Any
 
 from http_api.console.connect_blocks import BLOCKS
 from http_api.console.forms import Form
-from http_api.console.pages.models import shown_models
+from http_api.console.pages.models import chatting_models
 from http_api.console.serving import AskedPage, Console, Shown, asking
 from http_api.key_objects import KeyObject
 from http_api.keys import Keys, KeysQuery
@@ -65,8 +65,7 @@ class ConnectPages:
         return Shown("connect.html", values, part="blocks")
 
     def _plain_models(self, asked: Asked[ConnectQuery, Form]) -> list[str]:
-        chatting = (model.told.id for model in shown_models(self._models, asked) if model.can_chat)
-        return [model_id for model_id in chatting if _PLAIN.fullmatch(model_id)]
+        return [model.id for model in chatting_models(self._models, asked) if _PLAIN.fullmatch(model.id)]
 
     async def arrived(self, asked: AskedPage) -> Shown:
         key = await self._keys.get(asking(asked, Nothing()))

@@ -78,7 +78,7 @@ class ShownModel:
 
     @property
     def can_chat(self) -> bool:
-        return "text" in self.told.output_modalities
+        return can_chat(self.told)
 
 
 class ModelPages:
@@ -130,15 +130,19 @@ class ModelPages:
         return Answered(body, None, (attachment("models.json"),), "application/json")
 
     def _all(self, asked: Asked[ModelsFilter, Form]) -> Sequence[ShownModel]:
-        models = shown_models(self._models, asked)
+        models = [ShownModel(*told) for told in self._models.told(asked.caller)]
         if self._are_days_public or isinstance(asked.caller.principal, User):
             return models
         return [replace(model, day=_UNTOLD) for model in models]
 
 
-def shown_models(models: Models, asked: Asked[Any, Any]) -> Sequence[ShownModel]:
-    """What the reader may ask, in the order of the API."""
-    return [ShownModel(*told) for told in models.told(asked.caller)]
+def can_chat(model: ModelObject) -> bool:
+    return "text" in model.output_modalities
+
+
+def chatting_models(models: Models, asked: Asked[Any, Any]) -> list[ModelObject]:
+    """Those that the reader may chat with, in the order of the API."""
+    return [model for model in models.objects(asked.caller) if can_chat(model)]
 
 
 def is_free(pricing: Pricing) -> bool:

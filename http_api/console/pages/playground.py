@@ -1,7 +1,7 @@
 """The playground: a chat with a model in the browser, which asks the API itself; nothing of it is kept anywhere."""
 
 from http_api.console.forms import Form
-from http_api.console.pages.models import shown_models
+from http_api.console.pages.models import chatting_models
 from http_api.console.serving import Console, Shown
 from http_api.models import Models
 from http_api.operations import AnyOperation, Asked
@@ -25,7 +25,7 @@ class PlaygroundPages:
         return [console.page(PLAYGROUND_PATH, self.show, query=PlaygroundQuery, scope="inference")]
 
     async def show(self, asked: Asked[PlaygroundQuery, Form]) -> Shown:
-        models = [model.told for model in shown_models(self._models, asked) if model.can_chat]
+        models = chatting_models(self._models, asked)
         values = {
             "models": models,
             "model": asked.query.model or (models[0].id if models else ""),

@@ -17,7 +17,7 @@ from mcp_gateway.core.context import CLIENT, CONTEXT
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.address import counted_as
 from mcp_gateway.core.lifecycle import Lifecycle
-from mcp_gateway.core.observe.status_board import SHOWN_DAYS, SeenMinutes
+from mcp_gateway.core.observe.status_board import SHOWN_DAYS, Component, SeenMinutes
 from mcp_gateway.wire import event_streams
 from mcp_gateway.wire.whole_answers import Headers
 
@@ -57,7 +57,7 @@ class StatusPages:
         ]
 
     async def show(self, asked: Asked[AnyQuery, Form]) -> Shown:
-        return Shown(_TEMPLATE, _values(self._door.status()))
+        return Shown(_TEMPLATE, self._values(self._door.status()))
 
     async def _feed(self, console: Console, scope: Scope, send: Send) -> None:
         """The board as it is, and again whenever it changes, until the reader leaves or the gateway ends."""
@@ -103,9 +103,19 @@ class StatusPages:
         """Drawn once for each status, however many read it; what shows nothing new is no new frame."""
         status, frame = self._drawn
         if (present := self._door.status()) is not status:
-            drawn = _event(console.part(_TEMPLATE, _values(present), _PART))
+            drawn = _event(console.part(_TEMPLATE, self._values(present), _PART))
             self._drawn = present, frame if drawn == frame else drawn
         return self._drawn[1]
+
+    def _values(self, status: PublicStatus) -> dict[str, Any]:
+        """Days are looked through of those alone that the page has room for."""
+        components = [self._door.shown(one) for one in _chosen(status.components)]
+        return {
+            "status": status,
+            "components": [(one, _described(one), _of_late(one), list(_runs(one.past.days))) for one in components],
+            "left_out": len(status.components) - len(components),
+            "width": SHOWN_DAYS * _DAY_WIDTH,
+        }
 
 
 def _event(html: str) -> bytes:
@@ -113,21 +123,11 @@ def _event(html: str) -> bytes:
     return b"".join(b"data: %b\n" % line for line in html.encode().split(b"\n")) + b"\n"
 
 
-def _values(status: PublicStatus) -> dict[str, Any]:
-    components = _chosen(status.components)
-    return {
-        "status": status,
-        "components": [(one, _described(one), _of_late(one), list(_runs(one.past.days))) for one in components],
-        "left_out": len(status.components) - len(components),
-        "width": SHOWN_DAYS * _DAY_WIDTH,
-    }
-
-
-def _chosen(components: Sequence[ShownComponent]) -> Sequence[ShownComponent]:
+def _chosen(components: Sequence[Component]) -> Sequence[Component]:
     if len(components) <= _MOST_SHOWN:
         return components
     doors, models = components[:2], components[2:]
-    return [*doors, *sorted(models, key=lambda one: one.now.state == "operational")[: _MOST_SHOWN - len(doors)]]
+    return [*doors, *sorted(models, key=lambda one: one.state == "operational")[: _MOST_SHOWN - len(doors)]]
 
 
 def _described(component: ShownComponent) -> str:

@@ -80,6 +80,25 @@ class HoursSince(Scan[Mapping[tuple[str, int], SeenMinutes]]):
     hour: int
 
 
+class _Times:
+    """What was seen of components at days or hours; what is before the first that is told goes once that moves on."""
+
+    def __init__(self, seen: Mapping[tuple[str, int], SeenMinutes]) -> None:
+        self._seen = dict(seen)
+        self._first_time = 0
+
+    def of(self, component_id: str, first_time: int, time: int) -> list[SeenMinutes | None]:
+        return [self._seen.get((component_id, one)) for one in range(first_time, time + 1)]
+
+    def add(self, first_time: int, time: int, components: Iterable[tuple[str, ComponentState]]) -> None:
+        """One more minute."""
+        if first_time != self._first_time:
+            self._first_time = first_time
+            self._seen = {key: minutes for key, minutes in self._seen.items() if key[1] >= first_time}
+        for component_id, state in components:
+            self._seen[component_id, time] = with_minute(self._seen.get((component_id, time), SeenMinutes()), state)
+
+
 class StatusBoard:
     """`look` tells how every component is at the moment."""
 
@@ -87,29 +106,41 @@ class StatusBoard:
         self._store = store
         self._look = look
         self._now_ms = now_ms
-        self._days: dict[tuple[str, int], SeenMinutes] = {}
-        self._hours: dict[tuple[str, int], SeenMinutes] = {}
+        self._days, self._hours = _Times({}), _Times({})
         self._noted_minute = 0
+        self._pasts: dict[str, ComponentPast] = {}
+        """Of the components that were asked for since the latest minute was counted, in `_pasts_hour`."""
+        self._pasts_hour = 0
 
     async def restore(self) -> None:
         """Go on from what earlier runs saw; once, at start."""
         now_ms = self._now_ms()
         days = await self._store.read(DaysSince(first_day_at(now_ms // DAY_MS)))
         hours = await self._store.read(HoursSince(first_hour_at(now_ms // HOUR_MS)))
-        self._days, self._hours = dict(days), dict(hours)
+        self._days, self._hours = _Times(days), _Times(hours)
+        self._pasts.clear()
 
     def components(self) -> Sequence[Component]:
         return self._look()
 
     def past_of(self, component_id: str) -> ComponentPast:
-        today = self._now_ms() // DAY_MS
-        days = [self._days.get((component_id, day)) for day in range(first_day_at(today), today + 1)]
-        return ComponentPast(days, _up_share(days), self.late_up_share_of(component_id))
+        """Found once for each minute that is counted, however often it is asked for."""
+        now_ms = self._now_ms()
+        if (hour := now_ms // HOUR_MS) != self._pasts_hour:
+            self._pasts_hour = hour
+            self._pasts.clear()
+        past = self._pasts.get(component_id)
+        if past is None:
+            today = now_ms // DAY_MS
+            days = self._days.of(component_id, first_day_at(today), today)
+            past = ComponentPast(days, _up_share(days), self.late_up_share_of(component_id))
+            self._pasts[component_id] = past
+        return past
 
     def late_up_share_of(self, component_id: str) -> float | None:
         """As in its past, without looking through its days."""
         hour = self._now_ms() // HOUR_MS
-        return _up_share(self._hours.get((component_id, late)) for late in range(first_hour_at(hour), hour + 1))
+        return _up_share(self._hours.of(component_id, first_hour_at(hour), hour))
 
     def note_minute(self) -> "asyncio.Future[None] | None":
         """Count how everything is for the present minute; None where that was counted already, or nothing counts."""
@@ -122,8 +153,9 @@ class StatusBoard:
         if not counted:
             return None
         noted = NoteMinute(minute, counted)
-        self._days = _with_minute(self._days, noted.day, counted, first_day_at(noted.day))
-        self._hours = _with_minute(self._hours, noted.hour, counted, first_hour_at(noted.hour))
+        self._days.add(first_day_at(noted.day), noted.day, counted)
+        self._hours.add(first_hour_at(noted.hour), noted.hour, counted)
+        self._pasts.clear()
         return self._store.write(noted, is_durable=False, in_outage="wait")
 
     async def watch(self) -> None:
@@ -159,19 +191,6 @@ def with_minute(seen: SeenMinutes, state: ComponentState) -> SeenMinutes:
 def up_percent(share: float | None) -> float | None:
     """To three decimals, and never rounded up."""
     return None if share is None else floor(share * 100_000) / 1000
-
-
-def _with_minute(
-    seen: Mapping[tuple[str, int], SeenMinutes],
-    time: int,
-    components: Sequence[tuple[str, ComponentState]],
-    first_time: int,
-) -> dict[tuple[str, int], SeenMinutes]:
-    """One more minute of a day or an hour; what is before the first goes."""
-    kept = {key: minutes for key, minutes in seen.items() if key[1] >= first_time}
-    for component_id, state in components:
-        kept[component_id, time] = with_minute(kept.get((component_id, time), SeenMinutes()), state)
-    return kept
 
 
 def _up_share(times: Iterable[SeenMinutes | None]) -> float | None:

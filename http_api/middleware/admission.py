@@ -1,5 +1,7 @@
 """May this caller ask for this operation, and what does it count? The operation's row tells."""
 
+from collections.abc import Awaitable
+
 from starlette.types import Scope
 
 from http_api.operations import Access, AnyOperation, Counts
@@ -18,16 +20,17 @@ class Admission:
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
 
-    def __call__(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> None:
+    def __call__(self, scope: Scope, context: RequestContext, operation: AnyOperation) -> Awaitable[None] | None:
         """Raises GatewayError (401, 403, 429)."""
         caller = context.caller
         if caller is None:
-            return
+            return None
         if operation.scope is not None:
             caller.check_scope(operation.scope)
         _check_access(caller, operation.access)
         if operation.counts is Counts.QUERY:
-            self._limiter.count_listing(caller)
+            return self._limiter.count_listing(caller)
+        return None
 
 
 def _check_access(caller: Caller, access: Access) -> None:

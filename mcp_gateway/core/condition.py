@@ -1,6 +1,6 @@
 """How the gateway and its parts are, decided in one place for /health, /readyz and the public status."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,11 +30,20 @@ class Condition:
 class Judge:
     """Looks at the parts of an open gateway."""
 
-    def __init__(self, lifecycle: Lifecycle, ledger: Ledger, pool: Pool, published: Published) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        ledger: Ledger,
+        pool: Pool,
+        published: Published,
+        is_alone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_alone` is whether limits that are shared are counted by each replica for itself."""
         self._lifecycle = lifecycle
         self._ledger = ledger
         self._pool = pool
         self._published = published
+        self._is_alone = is_alone
 
     def condition(self) -> Condition:
         """The worst that holds now, and all that is wrong, the worst first."""
@@ -65,6 +74,8 @@ class Judge:
             yield "no backend is up"
 
     def _partial(self) -> Iterator[str]:
+        if self._is_alone():
+            yield "Valkey is away: each replica allows its share of the limits"
         for model_id in self._published.current.unpriced:
             yield f"the model {model_id} is not published: it has neither a price nor free = true"
         for backend in self._pool.backends:

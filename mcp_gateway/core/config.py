@@ -49,6 +49,7 @@ from mcp_gateway.core.provider_settings import ProviderSettings
 from mcp_gateway.core.section import CommaSeparated, Section
 from mcp_gateway.core.service_links import service_links
 from mcp_gateway.core.text import one_line, shown
+from mcp_gateway.core.valkey_address import valkey_address
 from mcp_gateway.core.web_address import is_private, is_web_address
 from mcp_gateway.core.webhook_secret import key_of
 
@@ -216,6 +217,11 @@ def _checked_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _checked_valkey_url(secret: SecretStr) -> SecretStr:
+    valkey_address(secret.get_secret_value())
+    return secret
+
+
 def _checked_path(value: Any) -> Any:
     if value == "":
         raise ValueError("must not be empty")
@@ -275,6 +281,7 @@ AccountName = Annotated[str, AfterValidator(_checked_account)]
 PageUrl = Annotated[str, AfterValidator(_checked_page_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
 WebhookSecret = Annotated[Secret, AfterValidator(_checked_webhook_secret)]
+ValkeyUrl = Annotated[Secret, AfterValidator(_checked_valkey_url)]
 Network = Annotated[str, AfterValidator(_checked_network)]
 HostName = Annotated[str, AfterValidator(_checked_host)]
 WebOrigin = Annotated[str, AfterValidator(_checked_origin)]
@@ -947,6 +954,10 @@ class Settings(Section):
         examples=["/var/lib/mcp-gateway"],
     )
     """Folder of the database; otherwise the system's place for a user's data (Linux: ~/.local/share/mcp-gateway)."""
+    valkey_url: ValkeyUrl | None = Field(default=None, examples=["valkeys://:password@valkey.internal:6379/0"])
+    """Valkey or Redis that counts limits for all replicas together (valkeys:// for TLS); unset: this process does."""
+    valkey_ca_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/valkey-ca.pem"])
+    """Certificates of the authorities that a valkeys:// server may be of; otherwise the system's."""
     public_url: BaseUrl | None = Field(default=None, examples=["https://gateway.example.com"])
     """Where clients reach the gateway: used in links, and allowed by the Host check."""
     trusted_proxies: Annotated[tuple[Network, ...], CommaSeparated] = Field(default=(), examples=[["10.0.0.0/8"]])
@@ -1101,6 +1112,13 @@ class Settings(Section):
     def _sees_what_it_fetches(self) -> Self:
         if self.fetch_images and not self.enable_vision:
             raise ValueError("fetch_images needs enable_vision = true: else every image is refused")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_authorities_for_tls(self) -> Self:
+        url = self.valkey_url
+        if self.valkey_ca_file is not None and (url is None or not valkey_address(url.get_secret_value()).is_encrypted):
+            raise ValueError("valkey_ca_file is for a valkey_url that begins with valkeys://")
         return self
 
     @model_validator(mode="after")

@@ -63,6 +63,7 @@ from mcp_gateway.core.ledger.orders import Orders, RunningServer
 from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
+from mcp_gateway.core.limiting import limiting
 from mcp_gateway.core.limits.by_address import ByAddress
 from mcp_gateway.core.limits.day_counts import DayCounts
 from mcp_gateway.core.limits.limiter import Limiter
@@ -329,7 +330,8 @@ async def open_gateway(
         addresses = AddressReader(settings.trusted_proxies)
         blocklist = _watched(settings.image_blocklist_file, read_blocklist)
         countries = _watched(settings.policy.country_database, read_country_database)
-        limiter = Limiter(now_s or clock, guest_addresses_per_minute=settings.guests.addresses_per_minute)
+        limits = await limiting(settings, clock, now_s, metrics)
+        limiter = limits.limiter
         known_keys.go_by(limiter.last_minute)
         limiter.restore_day(await _used_today(records, keys))
         day_counts = DayCounts(store, limiter)
@@ -346,7 +348,7 @@ async def open_gateway(
         dialect = Vllm(settings.upstream.pass_fields, settings.upstream.pass_template_kwargs)
         targets = Targets({VLLM: dialect, DEMO: dialect, **dialects_of(settings)})
         auto_router = AutoRouter(settings.routing, published, pool, metrics, outcomes, targets)
-        inference = Inference(
+        inference = limits.inference(
             Parts(
                 settings=settings,
                 published=published,
@@ -365,7 +367,6 @@ async def open_gateway(
                 activity=activity,
                 lifecycle=lifecycle,
             ),
-            limiter,
             tool_servers,
         )
         stack.callback(inference.refused.write)
@@ -392,7 +393,7 @@ async def open_gateway(
             await auto_payments.begin(are_offered=settings.stripe.auto_topup)
         deliveries = _deliveries(store, settings, metrics)
         await deliveries.begin(settings.webhooks.url)
-        judge = Judge(lifecycle, ledger, pool, published)
+        judge = Judge(lifecycle, ledger, pool, published, limits.is_alone)
         closing = _closing(store, settings, clock.now_ms)
         retention = Retention(store, clock.now_ms, requests_keep_days=settings.requests_keep_days)
         board = StatusBoard(store, judge.components, clock.now_ms)
@@ -477,6 +478,7 @@ async def open_gateway(
                 user_sessions=known_sessions.watch,
                 webhooks=deliveries.watch,
                 **({"status_board": board.watch} if settings.public_stats != "off" else {}),
+                **limits.loops,
                 **({"auto_payments": auto_payments.watch} if auto_payments else {}),
                 **({"issuer": oidc.issuer.watch} if oidc is not None else {}),
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),

@@ -68,7 +68,7 @@ class McpDoor:
         lifecycle: Lifecycle,
         addresses: AddressReader,
         new_id: Callable[[str], str],
-        count_listing: Callable[[Caller], None],
+        count_listing: Callable[[Caller], Awaitable[None] | None],
         max_body_bytes: Callable[[Caller], int],
         note_refusal: Callable[[str, str], None],
         check_scope: CheckScope = lambda *_: None,

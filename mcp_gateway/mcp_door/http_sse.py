@@ -44,7 +44,7 @@ class HttpSseEndpoints:
 
     async def stream(self, http: HttpRequest) -> None:
         """Open a session and serve its stream. Raises Refusal before that has begun."""
-        self._listings.count(http.caller)
+        await self._listings.count(http.caller)
         session = self._new_session(http.context)
         endpoint = event(_endpoint(http, session.id), b"endpoint")
         stream = session.stream = MessageStream(http.receive, http.send)
@@ -73,18 +73,19 @@ class HttpSseEndpoints:
             await self._take(session, message, context)
         except Refusal as refusal:
             if not message.is_request or session.is_unread or session.is_ended:
-                raise self._counted(refusal, message, context) from None  # a name would hold this frame, and so itself
-            await session.write(self._told(refusal, message, context))
+                # a name would hold this frame, and so itself
+                raise await self._counted(refusal, message, context) from None
+            await session.write(await self._told(refusal, message, context))
 
-    def _counted(self, refusal: Refusal, message: Message, context: RequestContext) -> Refusal:
-        return self._listings.counted(refusal, message, caller_of(context), in_session=True)
+    async def _counted(self, refusal: Refusal, message: Message, context: RequestContext) -> Refusal:
+        return await self._listings.counted(refusal, message, caller_of(context), in_session=True)
 
-    def _told(self, refusal: Refusal, message: Message, context: RequestContext) -> bytes:
-        return self._intake.told(self._counted(refusal, message, context), context)
+    async def _told(self, refusal: Refusal, message: Message, context: RequestContext) -> bytes:
+        return self._intake.told(await self._counted(refusal, message, context), context)
 
     async def _take(self, session: Session, message: Message, context: RequestContext) -> None:
         """Begin with a message, once there is a place for it; those of _IN_ORDER need none, nor does what listens."""
-        self._intake.admit(message, caller_of(context), in_session=True)
+        await self._intake.admit(message, caller_of(context), in_session=True)
         if not message.is_request:
             await self._intake.note(session, message, context)
         elif message.method in _IN_ORDER:
@@ -137,7 +138,7 @@ class HttpSseEndpoints:
             runner = self._runners.modern(None, message) if is_modern else self._runners.of_session(session)
             return (await self._intake.answer(runner, message, call, caller_of(context)))[0]
         except Refusal as refusal:
-            return self._told(refusal, message, context)
+            return await self._told(refusal, message, context)
 
 
 def _endpoint(http: HttpRequest, session_id: str) -> bytes:

@@ -62,19 +62,19 @@ class Intake:
             read = await self._parsed(raw, http.caller)
             return [_known(message) for message in read] if isinstance(read, list) else _known(read)
         except Refusal:
-            self._listings.count(http.caller)
+            await self._listings.count(http.caller)
             raise
 
-    def admit(self, message: Message, caller: Caller, *, in_session: bool) -> None:
+    async def admit(self, message: Message, caller: Caller, *, in_session: bool) -> None:
         """Count a message that comes by itself. Raises Refusal, and GatewayError `insufficient_scope` for one that
         another token of its caller's would be answered: that is told by HTTP, where clients look for it.
         """
-        self._listings.admit(message, caller, in_session=in_session)
+        await self._listings.admit(message, caller, in_session=in_session)
         if caller.scopes_to_ask_for and message.is_request and message.method is not None:
             try:
                 self._check_scope(message.method, message.params or {}, caller)
             except GatewayError:
-                self._listings.count_failure(message, caller)
+                await self._listings.count_failure(message, caller)
                 raise
 
     async def _parsed(self, raw: bytes, caller: Caller) -> Message | Batch:
@@ -93,7 +93,7 @@ class Intake:
         """Take a notification, or the answer to something that was asked; one to nothing counts. Raises Refusal."""
         if message.method is None:
             if not session.questions.take(message):
-                self._listings.count(caller_of(context))
+                await self._listings.count(caller_of(context))
         elif message.method == "notifications/cancelled":
             session.cancel(message.params)
         else:
@@ -111,7 +111,7 @@ class Intake:
             payload = error_payload(message.id, error)
         if error is None:
             return payload, None
-        self._listings.count_failure(message, caller)
+        await self._listings.count_failure(message, caller)
         self._note_refusal(reason_of(error), call.address)
         return payload, error.code
 

@@ -1,6 +1,6 @@
 """What a message counts as: a listing, unless it belongs to something that is bounded by itself. Knows no tool."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 from mcp.types import INVALID_REQUEST
@@ -16,35 +16,36 @@ _MAX_ID_CHARS = 256
 class Listings:
     """Counts each message once. `count` raises GatewayError where its caller has sent too many."""
 
-    def __init__(self, count: Callable[[Caller], None]) -> None:
+    def __init__(self, count: Callable[[Caller], Awaitable[None] | None]) -> None:
         self._count = count
 
-    def count(self, caller: Caller, request_id: RequestId | None = None) -> None:
+    async def count(self, caller: Caller, request_id: RequestId | None = None) -> None:
         """Count what was not one message, or asked for a stream. Raises Refusal (429)."""
         with refusing(request_id):
-            self._count(caller)
+            if (pending := self._count(caller)) is not None:
+                await pending
 
-    def admit(self, message: Message, caller: Caller, *, in_session: bool) -> None:
+    async def admit(self, message: Message, caller: Caller, *, in_session: bool) -> None:
         """Count a message, except what belongs to a call or a question of its session, a ping there, and a call of a
         tool, which counts as what the tool does. Raises Refusal (429; 400 for ids that nobody needs).
         """
         is_short = _has_short_ids(message)
         if _is_listing(message, in_session=in_session):
-            self.count(caller, message.id if is_short else None)
+            await self.count(caller, message.id if is_short else None)
         if not is_short:
             text = f"`id` and `progressToken` may have at most {_MAX_ID_CHARS} characters."
             raise Refusal(400, INVALID_REQUEST, text)
 
-    def count_failure(self, message: Message, caller: Caller) -> None:
+    async def count_failure(self, message: Message, caller: Caller) -> None:
         """Count a call of a tool that has ended in a protocol error: no tool has. Raises Refusal (429)."""
         if message.method == "tools/call":
-            self.count(caller, message.id)
+            await self.count(caller, message.id)
 
-    def counted(self, refusal: Refusal, message: Message, caller: Caller, *, in_session: bool) -> Refusal:
+    async def counted(self, refusal: Refusal, message: Message, caller: Caller, *, in_session: bool) -> Refusal:
         """What is told of a message that is refused, which counts even if it was admitted without."""
         try:
             if not _is_listing(message, in_session=in_session):
-                self.count(caller, message.id if _has_short_ids(message) else None)
+                await self.count(caller, message.id if _has_short_ids(message) else None)
         except Refusal as too_many:
             return too_many
         return refusal

@@ -68,14 +68,14 @@ class StreamableHttpEndpoint:
             return await self._serve_batch(http, message)
         in_session = SESSION_HEADER in http.headers
         try:
-            self._intake.admit(message, http.caller, in_session=in_session)
+            await self._intake.admit(message, http.caller, in_session=in_session)
             await self._serve(http, message)
         except Refusal as refusal:
-            raise self._listings.counted(refusal, message, http.caller, in_session=in_session) from None
+            raise await self._listings.counted(refusal, message, http.caller, in_session=in_session) from None
 
     async def get(self, http: HttpRequest) -> None:
         """The stream on which the server speaks unasked; a client that opens another has lost the first."""
-        self._listings.count(http.caller)
+        await self._listings.count(http.caller)
         session = self._named_session(http)
         if not http.accept.events:
             raise Refusal(406, INVALID_REQUEST, _LISTEN_TO_EVENTS, reason="not_acceptable")
@@ -179,18 +179,18 @@ class StreamableHttpEndpoint:
     ) -> bytes | None:
         """The answer to one message of a batch, also where it is refused; None where it asks for nothing."""
         try:
-            self._listings.admit(message, http.caller, in_session=session is not None)
+            await self._listings.admit(message, http.caller, in_session=session is not None)
             if message.is_request:
                 return await self._answer_in_batch(http, session, message, reply)
             if session is not None:
                 await self._intake.note(session, message, http.context)
         except Refusal as refusal:
-            told = self._told(refusal, message, http, session)
+            told = await self._told(refusal, message, http, session)
             return told if message.is_request else None
         return None
 
-    def _told(self, refusal: Refusal, message: Message, http: HttpRequest, session: Session | None) -> bytes:
-        counted = self._listings.counted(refusal, message, http.caller, in_session=session is not None)
+    async def _told(self, refusal: Refusal, message: Message, http: HttpRequest, session: Session | None) -> bytes:
+        counted = await self._listings.counted(refusal, message, http.caller, in_session=session is not None)
         return self._intake.told(counted, http.context)
 
     async def _answer_in_batch(

@@ -14,7 +14,7 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.idempotency import Idempotency, IdempotentRequest
 from mcp_gateway.core.json_bounds import JsonBounds
-from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.limits.limiter import Limiter, counted
 from mcp_gateway.core.minting import (
     MAX_MODELS,
     MAX_NAME_CHARS,
@@ -109,7 +109,7 @@ class BudgetCreation:
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         caller = invocation.caller
-        self._limiter.count_listing(caller)
+        await counted(self._limiter, caller)
         given = ARGUMENTS.taken(await ARGUMENTS.opened(arguments, parser_for(self._json_bounds, caller)))
         lifetime_s, once = self._lifetime_of(given), _once(caller, given)
         name, models = _name_of(given), _models_of(given)

@@ -12,7 +12,7 @@ from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.limits.limiter import Limiter, counted
 from mcp_gateway.core.text import shown
 from mcp_gateway.tools.arguments import Arguments
 from mcp_gateway.tools.budgets import BUDGETS, told, told_in_words
@@ -61,7 +61,7 @@ class BudgetEnding:
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         caller = invocation.caller
-        self._limiter.count_listing(caller)
+        await counted(self._limiter, caller)
         key_id: str = ARGUMENTS.taken(arguments)["key_id"].strip()
         key = await self._keys.minted(key_id, by=caller.key_id)
         if key is None:

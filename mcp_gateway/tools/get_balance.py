@@ -12,7 +12,7 @@ from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.ledger.budgets import BudgetStanding
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.limits.limiter import Limiter, counted
 from mcp_gateway.core.minting import MAX_BUDGETS
 from mcp_gateway.core.payments.auto_topups import AutoTopUps
 from mcp_gateway.core.wallet import WalletObject
@@ -127,7 +127,7 @@ class GetBalance:
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         caller = invocation.caller
-        self._limiter.count_listing(caller)
+        await counted(self._limiter, caller)
         ARGUMENTS.taken(arguments)
         facts = {
             "account_id": caller.account_id,

@@ -12,7 +12,7 @@ from mcp_gateway.core.caller import Caller, KeyScope
 from mcp_gateway.core.catalog import Model, Published
 from mcp_gateway.core.config import Task
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.limits.limiter import Limiter
+from mcp_gateway.core.limits.limiter import Limiter, counted
 from mcp_gateway.core.money import MILLION_TOKENS
 from mcp_gateway.core.optimization import AUTO, MODES
 from mcp_gateway.core.prices import as_fields
@@ -117,7 +117,7 @@ class ListModels:
 
     async def __call__(self, arguments: dict[str, Any], invocation: Invocation) -> Result:
         self._published.check_reader(invocation.caller)
-        self._limiter.count_listing(invocation.caller)
+        await counted(self._limiter, invocation.caller)
         given = ARGUMENTS.taken(arguments)
         limit_usd = _price_limit_usd(given.get("max_price_usd"))
         able = (

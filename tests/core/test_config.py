@@ -61,6 +61,7 @@ def fault(toml: str = "", **environ: str) -> str:
 ISSUER, PUBLIC = "https://id.example.com", "https://gateway.example.com"
 HOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 WHAT_OTHERS_NEED = """
+valkey_url = "valkeys://valkey.internal"
 trusted_proxies = ["10.0.0.1"]
 public_url = "https://gateway.example.com"
 [oidc]

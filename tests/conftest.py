@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import count, groupby
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 import pytest_asyncio
@@ -72,7 +73,7 @@ if sys.gettrace() is None:  # with a hook, CPython 3.11 may fail to begin a seco
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     global _may_start
-    _may_start = any(map(item.get_closest_marker, ("program", "slow", "engines")))
+    _may_start = serving.is_on_postgres or any(map(item.get_closest_marker, ("program", "slow", "engines")))
     try:
         return (yield)
     finally:
@@ -80,12 +81,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engine", choices=PLACES, default="sqlite", help="where stores and gateways keep what they do")
     parser.addoption("--order", type=int, help="run the files, and the tests in each, in the random order of this seed")
     parser.addoption("--valkey", action="store_true", help="have served gateways count their limits in a Valkey")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     global _left_out
+    serving.is_on_postgres = config.getoption("engine") == "postgres"
     if config.getoption("valkey"):
         folder = tempfile.TemporaryDirectory()
         server = ValkeyServer(Path(folder.name))
@@ -227,16 +230,24 @@ def fresh(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(database: Path, clock: MsClock, disk: Disk) -> AsyncIterator[Store]:
+    if serving.is_on_postgres:
+        from tests.postgres_stores import postgres_store  # noqa: PLC0415 - its server takes long to begin
+
+        async with postgres_store(clock) as other:
+            yield cast(Store, other)
+        return
     store = await open_store(database, now_ms=clock, busy_timeout_s=0.05, sync=disk)
     yield store
     disk.release()
     await store.close()
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture(params=[pytest.param(name, marks=[] if name == "sqlite" else [pytest.mark.engines]) for name in PLACES])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Of each engine that there is, for tests of what all of them do."""
-    return PLACES[request.param](tmp_path)
+    place = PLACES[request.param](tmp_path)
+    yield place
+    place.end()
 
 
 @pytest.fixture

@@ -1103,6 +1103,10 @@ AREAS: dict[str, Area] = {
             "The database outlives locks, full disks and bad writes, and one bad write costs no other anything.": [
                 "tests/core/store/contract/test_contract.py",
                 "tests/core/store/contract/test_listening.py",
+                "tests/core/store/postgres/test_words.py",
+                "tests/core/store/postgres/test_schema.py",
+                "tests/core/store/postgres/test_statements.py",
+                "tests/core/store/postgres/test_served.py",
                 "tests/core/store/sqlite/test_store.py",
                 "tests/core/store/sqlite/test_groups.py",
                 "tests/core/store/sqlite/test_writer.py",

@@ -15,6 +15,7 @@ from typing import Any, cast
 import httpx2
 import openai
 import orjson
+from pydantic import SecretStr
 from starlette.types import ASGIApp
 
 from http_api.app import build_app, operations_in
@@ -243,6 +244,10 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
     return error
 
 
+is_on_postgres = False
+"""Whether gateways keep their database there that say nothing of it: `--engine postgres`."""
+
+
 @contextlib.asynccontextmanager
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart.
@@ -259,8 +264,13 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
     tree = Settings.model_validate(given | shared | settings)
     resources = resources or ProtectedResources.of(tree)
     clock = clock or Clock()
-    migrated(data_dir / DATABASE)
     async with contextlib.AsyncExitStack() as stack:
+        if is_on_postgres and tree.database_url is None:
+            from tests.postgres_stores import lent_database  # noqa: PLC0415 - its server takes long to begin
+
+            tree = tree.model_copy(update={"database_url": SecretStr(stack.enter_context(lent_database()))})
+        else:
+            migrated(data_dir / DATABASE)
         gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ, load=load))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())

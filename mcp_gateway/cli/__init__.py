@@ -213,7 +213,7 @@ def backup(
     if (settings.data_dir / PENDING).exists():
         fail("settlements wait to be written into the database: start the server once, then back up")
     try:
-        database = database_in(settings.data_dir)
+        database = database_in(*settings.database_place)
         database.check()
         database.back_up(file)
     except (ForeignLog, *FAULTS) as error:
@@ -229,7 +229,7 @@ def restore(
     is_json: JsonOption = False,
 ) -> None:
     """Put a backup in the place of the database, while nobody serves; the old files are moved aside."""
-    facts = restore_backup(settings_of(config, data_dir).data_dir, file)
+    facts = restore_backup(settings_of(config, data_dir), file)
     lost = facts["entries_lost"]
     words = (
         f"restored {file}, whose last entry in the ledger is of {facts['last_entry_at'] or 'no time'}\n"

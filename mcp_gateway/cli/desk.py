@@ -74,7 +74,7 @@ def at_desk(config: Path | None, data_dir: Path | None, work: Callable[[Desk], A
     configure_logging("warning")
 
     async def at_desk() -> None:
-        database_in(settings.data_dir).check()
+        database_in(*settings.database_place).check()
         async with open_desk(settings, _operator()) as desk:
             await work(desk)
 

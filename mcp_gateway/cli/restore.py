@@ -4,21 +4,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mcp_gateway.cli.desk import FAULTS, fail, in_words
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.private import make_folder
 from mcp_gateway.core.store.database import NotRestorable, SchemaTooNew
 from mcp_gateway.core.store.opening import database_in
-from mcp_gateway.core.store.sole import AlreadyServed, sole_server
+from mcp_gateway.core.store.sole import AlreadyServed
 
 
-def restore_backup(data_dir: Path, file: Path) -> dict[str, str | int | None]:
+def restore_backup(settings: Settings, file: Path) -> dict[str, str | int | None]:
     """Put `file` in place, and tell from when it is, how many entries are lost, and where the old files are."""
+    data_dir = settings.data_dir
     aside = data_dir / f"replaced-{now_ms()}"
     try:
         make_folder(data_dir)
-        with sole_server(data_dir):
-            done = database_in(data_dir).restore(file, aside, [data_dir / PENDING])
+        database = database_in(*settings.database_place)
+        with database.sole_server():
+            done = database.restore(file, aside, [data_dir / PENDING])
     except (AlreadyServed, NotRestorable, SchemaTooNew, *FAULTS) as error:
         fail(f"nothing was restored: {in_words(error)}")
     return {

@@ -154,6 +154,16 @@ def _checked_webhook_url(text: str) -> str:
     return text
 
 
+def _checked_database_url(url: SecretStr) -> SecretStr:
+    """What is wrong with it is said without it, since it may have a password."""
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("begins with postgresql://, as in postgresql://user@host/database")
+    if not parts.path.strip("/"):
+        raise ValueError("names a database behind the host, as in postgresql://user@host/database")
+    return url
+
+
 def _checked_webhook_secret(secret: SecretStr) -> SecretStr:
     key_of(secret.get_secret_value())
     return secret
@@ -280,6 +290,7 @@ WebhookUrl = Annotated[str, AfterValidator(_checked_webhook_url)]
 AccountName = Annotated[str, AfterValidator(_checked_account)]
 PageUrl = Annotated[str, AfterValidator(_checked_page_url)]
 Secret = Annotated[SecretStr, AfterValidator(_checked_secret)]
+DatabaseUrl = Annotated[Secret, AfterValidator(_checked_database_url)]
 WebhookSecret = Annotated[Secret, AfterValidator(_checked_webhook_secret)]
 ValkeyUrl = Annotated[Secret, AfterValidator(_checked_valkey_url)]
 Network = Annotated[str, AfterValidator(_checked_network)]
@@ -954,6 +965,8 @@ class Settings(Section):
         examples=["/var/lib/mcp-gateway"],
     )
     """Folder of the database; otherwise the system's place for a user's data (Linux: ~/.local/share/mcp-gateway)."""
+    database_url: DatabaseUrl | None = Field(default=None, examples=["postgresql://gateway@db.internal/gateway"])
+    """A PostgreSQL database (16 or newer) in place of the one in `data_dir`; needs the extra `postgres`."""
     valkey_url: ValkeyUrl | None = Field(default=None, examples=["valkeys://:password@valkey.internal:6379/0"])
     """Valkey or Redis that counts limits for all replicas together (valkeys:// for TLS); unset: this process does."""
     valkey_ca_file: FilePath | None = Field(default=None, examples=["/etc/mcp-gateway/valkey-ca.pem"])
@@ -1132,6 +1145,11 @@ class Settings(Section):
                 "max_in_flight_bytes is too little for one body of max_body_bytes and one answer of max_response_bytes"
             )
         return self
+
+    @property
+    def database_place(self) -> tuple[Path, str | None]:
+        """The folder of what the gateway keeps, and the URL of a database that is elsewhere."""
+        return self.data_dir, None if self.database_url is None else self.database_url.get_secret_value()
 
     @property
     def oidc_audiences(self) -> tuple[str, ...]:

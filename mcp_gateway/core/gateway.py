@@ -111,7 +111,6 @@ from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.service_notice import ServiceNotices
 from mcp_gateway.core.store.database import GatewayDatabase, OpenDatabase
 from mcp_gateway.core.store.opening import database_in
-from mcp_gateway.core.store.sole import alone, sole_server
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.budget import RetryBudget
 from mcp_gateway.core.upstream.configured import Upstreams, measured_in
@@ -240,14 +239,14 @@ async def open_desk(settings: Settings, by: Actor = _NOBODY_NAMED) -> AsyncItera
     Raises ServedByOlder, too, where its schema is behind and a server uses it.
     """
     make_folder(settings.data_dir)
-    database = database_in(settings.data_dir)
+    database = database_in(*settings.database_place)
     database.upgrade_unless_served()
     async with _opened(database, settings, now_ms) as opened:
         store = Auditing(opened, by)
         accounts = Accounts(store, new_id=new_id, now_ms=now_ms)
         ledger = _ledger(store, settings)
-        leases, is_alone = Leases(store, ledger), partial(alone, settings.data_dir)
-        server = RunningServer(store, ledger, leases, is_alone, by, now_ms=now_ms)
+        leases = Leases(store, ledger)
+        server = RunningServer(store, ledger, leases, database.alone, by, now_ms=now_ms)
         yield Desk(
             accounts,
             _keys(store, settings),
@@ -288,11 +287,13 @@ async def open_gateway(
     tool_servers = _tool_servers(settings, environ)
     async with contextlib.AsyncExitStack() as stack:
         make_folder(settings.data_dir)
-        stack.enter_context(sole_server(settings.data_dir))  # first, so that nothing is migrated beneath another server
-        database = database_in(settings.data_dir)
+        database = database_in(*settings.database_place)
+        stack.enter_context(database.sole_server())  # first, so that nothing is migrated beneath another server
         metrics = Metrics(__version__, engine_version=database.engine_version)
         database.check()
-        store = await stack.enter_async_context(_opened(database, settings, clock.now_ms, metrics.fsynced))
+        store = await stack.enter_async_context(
+            _opened(database, settings, clock.now_ms, metrics.fsynced, is_server=True)
+        )
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle()
@@ -498,9 +499,11 @@ async def _opened(
     settings: Settings,
     now_ms: Callable[[], int],
     fsynced: Callable[[float], None] | None = None,
+    *,
+    is_server: bool = False,
 ) -> AsyncIterator[OpenDatabase]:
     timeout_s = settings.limits.report_timeout_s
-    store = await database.open(now_ms=now_ms, report_timeout_s=timeout_s, fsynced=fsynced)
+    store = await database.open(now_ms=now_ms, report_timeout_s=timeout_s, fsynced=fsynced, is_server=is_server)
     try:
         yield store
     finally:

@@ -4,6 +4,7 @@ What is written into it and read from it goes by `core/engine.py`.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -64,11 +65,18 @@ class GatewayDatabase(Protocol):
         now_ms: Callable[[], int],
         report_timeout_s: float,
         fsynced: Callable[[float], None] | None = None,
+        is_server: bool = False,
     ) -> OpenDatabase:
         """Open or make it, with its schema up to date; `fsynced` is told by one thread how long each took, in seconds.
 
-        Raises SchemaTooNew, DatabaseError, OSError.
+        Raises SchemaTooNew, DatabaseError, OSError; AlreadyServed for a second server.
         """
+
+    def sole_server(self) -> AbstractContextManager[None]:
+        """What only one server has at a time, while it lasts. Raises AlreadyServed."""
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Whether no server works on it; then none begins to, for as long as this lasts."""
 
     def back_up(self, target: Path) -> None:
         """Write a copy as of now to a new file. Raises FileExistsError, FileNotFoundError, DatabaseError."""

@@ -1,11 +1,22 @@
-"""Which engine a data folder's database is on: the one place that says so."""
+"""Which engine a gateway's database is on: the one place that says so."""
 
 from pathlib import Path
 
+from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.store.database import GatewayDatabase
 from mcp_gateway.core.store.sqlite.database import SqliteDatabase
 
+_MISSING = "GATEWAY_DATABASE_URL names PostgreSQL, for which asyncpg is needed: pip install 'mcp-gateway[postgres]'"
 
-def database_in(folder: Path) -> GatewayDatabase:
-    """The folder's own, there or not."""
-    return SqliteDatabase(folder)
+
+def database_in(folder: Path, url: str | None = None) -> GatewayDatabase:
+    """The one at `url`, or else the folder's own, there or not. Raises DatabaseError where a package is missing."""
+    if url is None:
+        return SqliteDatabase(folder)
+    try:
+        from mcp_gateway.core.store.postgres.database import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise DatabaseError(_MISSING) from None
+    return PostgresDatabase(folder, url)

@@ -8,7 +8,7 @@ import pytest
 
 from mcp_gateway.core.ledger.checkpoint import LedgerBroken, verify_since_checkpoint
 from mcp_gateway.core.ledger.ledger import Ledger
-from mcp_gateway.core.store.sqlite.checkpoint import DIFFERENCES
+from mcp_gateway.core.store.sql.checkpoint import DIFFERENCES
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.databases import Query
 

@@ -9,7 +9,8 @@ _TO_ARCHIVE = f"""
 SELECT {", ".join(ArchivedEntry._fields)} FROM ledger_transactions AS entries
 WHERE id > :after_id AND kind = 'settle' AND held_nano = 0
     AND id <= (
-        SELECT COALESCE(MAX(last_id), 0) FROM closed_months WHERE :before_month IS NULL OR month < :before_month
+        SELECT COALESCE(MAX(last_id), 0) FROM closed_months
+        WHERE CAST(:before_month AS TEXT) IS NULL OR month < :before_month
     )
     AND id < (SELECT MAX(id) FROM ledger_rows)
     AND NOT EXISTS (
@@ -19,10 +20,10 @@ WHERE id > :after_id AND kind = 'settle' AND held_nano = 0
 ORDER BY id LIMIT :most
 """
 _MARK = """
-UPDATE closed_months SET is_archived = 1
+UPDATE closed_months SET is_archived = TRUE
 WHERE month <= (SELECT MIN(month) FROM closed_months WHERE last_id >= ?)
 """
-_REMOVE = "DELETE FROM ledger_rows WHERE kind = 'settle' AND id IN (SELECT value FROM json_each(?))"
+_REMOVE = "DELETE FROM ledger_rows WHERE kind = 'settle' AND id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))"
 
 
 def _to_archive(rows: Rows, read: EntriesToArchive) -> list[ArchivedEntry]:

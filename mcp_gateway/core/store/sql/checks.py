@@ -3,7 +3,7 @@
 from mcp_gateway.core.store.names import NAME_OF
 
 _CLOSED = "COALESCE((SELECT MAX(last_id) FROM closed_months), 0)"
-_ARCHIVED = "COALESCE((SELECT MAX(last_id) FROM closed_months WHERE is_archived = 1), 0)"
+_ARCHIVED = "COALESCE((SELECT MAX(last_id) FROM closed_months WHERE is_archived), 0)"
 _CHECKS = {
     "a transaction does not sum to zero (id)": """
         SELECT id FROM ledger_rows
@@ -28,7 +28,7 @@ _CHECKS = {
         WHERE granted_nano <> total""",
     "a hold of an earlier release was not ended (request, still held)": """
         SELECT reference, SUM(held_nano) AS held FROM ledger_rows
-        WHERE held_nano <> 0 GROUP BY reference HAVING held <> 0""",
+        WHERE held_nano <> 0 GROUP BY reference HAVING SUM(held_nano) <> 0""",
     "a budget was spent beyond its amount (budget, start of its window, amount, spent)": """
         SELECT id, starts_at_ms, amount_nano, spent_nano FROM budgets JOIN budget_windows ON budget_id = id
         WHERE spent_nano > amount_nano""",
@@ -42,14 +42,14 @@ _CHECKS = {
         WHERE money < may_spend""",
     "leases have more of a grant than is left of it (grant, in leases, left)": """
         SELECT grant_id, SUM(left_nano) AS leased, remaining_nano FROM pockets JOIN grants ON id = grant_id
-        GROUP BY grant_id HAVING leased > remaining_nano""",
+        GROUP BY grant_id, remaining_nano HAVING SUM(left_nano) > remaining_nano""",
     "a lease that was given back has money (lease)": """
         SELECT lease_id FROM pockets JOIN leases ON budget_id = lease_id WHERE returned_nano IS NOT NULL""",
     "a request's record differs from its settlement (request, recorded, charged)": """
         SELECT t.reference, cost_nano, t.revenue_nano + IFNULL(back.revenue_nano, 0) AS kept
         FROM ledger_rows AS t JOIN request_rows AS r ON r.id = t.reference AND r.account_number = t.account_number
         LEFT JOIN ledger_rows AS back ON back.reference = t.reference AND back.kind = 'refund_of_request'
-        WHERE t.id > {after} AND t.kind = 'settle' AND cost_nano <> kept""",
+        WHERE t.id > {after} AND t.kind = 'settle' AND cost_nano <> t.revenue_nano + IFNULL(back.revenue_nano, 0)""",
     "a request was settled or voided twice (request, times)": """
         SELECT reference, COUNT(*) FROM ledger_rows WHERE id > {after} AND kind IN ('settle', 'void')
         GROUP BY reference, kind HAVING COUNT(*) > 1""",
@@ -65,7 +65,8 @@ _CHECKS = {
                 -SUM(revenue_nano)
             FROM ledger_rows WHERE id > {after} AND id <= {closed} GROUP BY +account_number, kind
         ) GROUP BY account_id, kind
-        HAVING more <> 0 OR paid <> 0 OR granted <> 0 OR SUM(held_nano) <> 0 OR SUM(revenue_nano) <> 0""",
+        HAVING SUM(entries) <> 0 OR SUM(paid_nano) <> 0 OR SUM(granted_nano) <> 0 OR SUM(held_nano) <> 0
+            OR SUM(revenue_nano) <> 0""",
 }
 
 

@@ -56,7 +56,8 @@ SELECT {NAME_OF.format("account_number")}, SUM(paid_nano), SUM(granted_nano) FRO
 """
 _ADD_PASSED = """
 INSERT INTO ledger_checkpoint VALUES (?, ?, ?) ON CONFLICT (account_id) DO UPDATE SET
-paid_nano = paid_nano + excluded.paid_nano, granted_nano = granted_nano + excluded.granted_nano
+paid_nano = ledger_checkpoint.paid_nano + excluded.paid_nano,
+granted_nano = ledger_checkpoint.granted_nano + excluded.granted_nano
 """
 _MOVE = "UPDATE ledger_checkpoint_position SET transaction_id = ? WHERE transaction_id = ?"
 
@@ -98,7 +99,7 @@ def _keep(transaction: Transaction, write: KeepSums) -> None:
 
 def _close(transaction: Transaction, write: CloseMonth) -> None:
     row = (write.due.month, write.due.last_id, transaction.now_ms())
-    transaction.execute("INSERT INTO closed_months VALUES (?, ?, ?, 0)", row)
+    transaction.execute("INSERT INTO closed_months VALUES (?, ?, ?, FALSE)", row)
 
 
 def _passed(rows: Rows, read: EntriesPassed) -> PassedEntries:

@@ -57,17 +57,17 @@ _SUMS: dict[SumsName, _Sums] = {
         f"SELECT {_COLUMNS}, end_user, tag.value AS tag, tag.key = 0 AS is_first, COALESCE(task, '') AS task, "
         f"surface, status, {_OF_ONE} FROM one "
         f"JOIN {_BESIDE.format(table='attributed_requests')} {_TASK} "
-        "JOIN json_each(IIF(tags = '[]', '[\"\"]', tags)) AS tag",
+        "JOIN json_each(IIF(tags = '[]', '[\"\"]', tags)) AS tag ON TRUE",
     ),
 }
 _REACH = """
 SELECT accounts.id,
-    (SELECT started_at_ms FROM requests WHERE account_id = accounts.id ORDER BY id LIMIT 1) / 3600000 AS first,
+    (SELECT started_at_ms FROM requests WHERE account_id = accounts.id ORDER BY id LIMIT 1) / 3600000,
     MAX(
         COALESCE((SELECT MAX(hour) FROM hourly_usage WHERE account_id = accounts.id), 0),
         (SELECT started_at_ms FROM requests WHERE account_id = accounts.id ORDER BY id DESC LIMIT 1) / 3600000
     )
-FROM accounts WHERE first IS NOT NULL
+FROM accounts WHERE EXISTS (SELECT 1 FROM requests WHERE account_id = accounts.id)
 """
 _FIRST_HOUR = """
 SELECT (SELECT COALESCE(SUM(requests), 0) FROM hourly_usage WHERE account_id = ?1 AND hour = ?2) > (
@@ -127,12 +127,14 @@ def _differences(rows: Rows, read: DifferencesIn) -> list[SumsDifference]:
 
 
 def _add(transaction: Transaction, write: AddToSums) -> None:
-    more = ", ".join(f"{number} = {number} + excluded.{number}" for number in _NUMBERS)
     for one in write.differences:
         sums = _SUMS[one.sums]
-        columns = ("account_id", "hour", "key_id", "model", *sums.names, *_NUMBERS)
+        names = ("account_id", "hour", "key_id", "model", *sums.names)
+        named, columns = ", ".join(names), (*names, *_NUMBERS)
+        more = ", ".join(f"{number} = {sums.table}.{number} + excluded.{number}" for number in _NUMBERS)
         values = ", ".join("?" * len(columns))
-        sql = f"INSERT INTO {sums.table} ({', '.join(columns)}) VALUES ({values}) ON CONFLICT DO UPDATE SET {more}"
+        insert = f"INSERT INTO {sums.table} ({', '.join(columns)}) VALUES ({values})"
+        sql = f"{insert} ON CONFLICT ({named}) DO UPDATE SET {more}"
         transaction.execute(sql, (*one.names, *one.numbers))
 
 

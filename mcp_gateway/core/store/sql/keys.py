@@ -153,7 +153,7 @@ DELETE FROM mcp_minting_keys WHERE key_id IN (
 )
 """
 _PUT_SERVERS = """
-INSERT INTO key_mcp_servers VALUES (?, ?, 0) ON CONFLICT (key_id) DO UPDATE SET labels = excluded.labels
+INSERT INTO key_mcp_servers VALUES (?, ?, FALSE) ON CONFLICT (key_id) DO UPDATE SET labels = excluded.labels
 """
 _OFFER_TOOLS = """
 INSERT INTO key_mcp_servers VALUES (?, '', ?) ON CONFLICT (key_id) DO UPDATE SET are_offered = excluded.are_offered
@@ -208,7 +208,7 @@ SELECT {", ".join(f"accounts.{name}" for name in LIMIT_NAMES)}, {", ".join(_HIGH
 FROM accounts LEFT JOIN (
     SELECT keys.* FROM keys LEFT JOIN key_rights ON key_id = keys.id
     WHERE account_id = :account_id AND {_CONDITIONS["live"]}
-) AS live WHERE accounts.id = :account_id GROUP BY accounts.id
+) AS live ON TRUE WHERE accounts.id = :account_id GROUP BY accounts.id
 """
 _EXPIRY = "(SELECT expires_at_ms FROM key_rights WHERE key_id = keys.id)"
 _END = f"""

@@ -30,13 +30,13 @@ WITH spans AS (
     SELECT month, last_id, COALESCE(
         (SELECT MAX(last_id) FROM closed_months AS before WHERE before.month < closed.month), 0
     ) AS after_id
-    FROM closed_months AS closed WHERE is_archived = 1 AND last_id >= :from_id AND last_id < :below_id
+    FROM closed_months AS closed WHERE is_archived AND last_id >= :from_id AND last_id < :below_id
 ),
 settled AS (
     SELECT last_id, month, entries, paid_nano, granted_nano, held_nano FROM spans JOIN month_sums USING (month)
     WHERE account_id = :account_id AND kind = 'settle'
     UNION ALL SELECT last_id, month, -1, -paid_nano, -granted_nano, -held_nano FROM spans JOIN ledger_rows
-    WHERE account_number = {NUMBER_OF.format(":account_id")} AND id > after_id AND id <= last_id AND kind = 'settle'
+    ON account_number = {NUMBER_OF.format(":account_id")} AND id > after_id AND id <= last_id AND kind = 'settle'
 )
 SELECT last_id, month, SUM(paid_nano), SUM(granted_nano), SUM(held_nano) FROM settled
 GROUP BY last_id, month HAVING SUM(entries) > 0
@@ -97,7 +97,8 @@ def _page(rows: Rows, read: TransactionsPage) -> list[Entry]:
 
 
 def _notes(rows: Rows, read: NotesOf) -> dict[int, str]:
-    sql = "SELECT transaction_id, note FROM transaction_notes WHERE transaction_id IN (SELECT value FROM json_each(?))"
+    listed = "SELECT CAST(value AS BIGINT) FROM json_each(?)"
+    sql = f"SELECT transaction_id, note FROM transaction_notes WHERE transaction_id IN ({listed})"
     return dict(rows.all(sql, (orjson.dumps(read.transaction_ids).decode(),)))
 
 

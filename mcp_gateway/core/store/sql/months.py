@@ -63,8 +63,8 @@ UNION ALL
 SELECT 'use', model, SUM(times), SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens), -SUM(amount_nano)
 FROM use GROUP BY model
 UNION ALL
-SELECT 'archived', NULL, 0, 0, 0, 0, COUNT(*) FROM closed_months WHERE month = :month AND is_archived = 1
-ORDER BY part, 7 DESC, 2
+SELECT 'archived', NULL, 0, 0, 0, 0, COUNT(*) FROM closed_months WHERE month = :month AND is_archived
+ORDER BY part, 7 DESC, 2 NULLS FIRST
 """
 _PARTS = ("now", "later", "moves", "use", "archived")
 _EARNED = f"""
@@ -79,7 +79,7 @@ SELECT account_id, model, SUM(times), SUM(revenue_nano), SUM(charged_grants_nano
     UNION ALL SELECT account_id, NULLIF(model, ''), {_COUNTS_AS} * entries, revenue_nano, charged_grants_nano
     FROM closed_months JOIN month_sums USING (month) WHERE month = :month AND kind IN {_OF_REQUESTS}
 )
-GROUP BY 1, 2 ORDER BY 4 DESC, 1, 2
+GROUP BY 1, 2 ORDER BY 4 DESC, 1, 2 NULLS FIRST
 """
 
 

@@ -70,7 +70,7 @@ def _make(transaction: Transaction, write: MakeGrant) -> None:
     )  # fmt: skip
     transaction.execute("INSERT INTO oauth_grants VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)", row)
     transaction.execute("UPDATE keys SET prefix = ? WHERE id = ?", (ACCESS_PREFIX, grant.key_id))
-    transaction.execute("UPDATE oauth_clients SET is_used = 1 WHERE id = ?", (grant.client_id,))
+    transaction.execute("UPDATE oauth_clients SET is_used = TRUE WHERE id = ?", (grant.client_id,))
 
 
 def _redeem(transaction: Transaction, write: RedeemCode) -> GrantExchange:

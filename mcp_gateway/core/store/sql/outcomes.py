@@ -17,7 +17,7 @@ from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.text import shown
 
 _ROUTED = """
-SELECT model, task, score, COALESCE(is_test, 0) FROM routed_requests JOIN requests USING (account_id, id)
+SELECT model, task, score, COALESCE(is_test, FALSE) FROM routed_requests JOIN requests USING (account_id, id)
 LEFT JOIN keys ON keys.id = key_id WHERE routed_requests.account_id = ? AND routed_requests.id = ?
 """
 _SCORE = "UPDATE routed_requests SET score = ? WHERE account_id = ? AND id = ?"

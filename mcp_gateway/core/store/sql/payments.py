@@ -21,9 +21,9 @@ ON CONFLICT (id) DO UPDATE SET
     is_returned = MAX(stripe_reversals.is_returned, excluded.is_returned)
 """
 _OPEN_REVERSALS = """
-SELECT r.id, r.kind, p.account_id, r.taken_nano, CASE WHEN r.is_returned THEN 0 ELSE r.amount_nano END AS due_nano
+SELECT r.id, r.kind, p.account_id, r.taken_nano, CASE WHEN r.is_returned THEN 0 ELSE r.amount_nano END
 FROM stripe_reversals AS r JOIN stripe_payments AS p ON p.id = r.payment_id
-WHERE r.payment_id = ? AND r.taken_nano <> due_nano
+WHERE r.payment_id = ? AND r.taken_nano <> CASE WHEN r.is_returned THEN 0 ELSE r.amount_nano END
 """
 
 

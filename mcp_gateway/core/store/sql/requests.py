@@ -133,7 +133,7 @@ _IS_WITHIN = """
 _WITHIN = f"key_id IN ({KEYS_WITHIN.format('?')})"
 _SUMMED = ("prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
 _REQUESTS_BY_TAG = f"""
-(SELECT * FROM requests WHERE {{}}) AS requests LEFT JOIN json_each({_ATTRIBUTED.format("tags")}) AS tag
+(SELECT * FROM requests WHERE {{}}) AS requests LEFT JOIN json_each({_ATTRIBUTED.format("tags")}) AS tag ON TRUE
 """
 _TIMED = """
 SELECT first_token_ms, latency_ms FROM (
@@ -149,7 +149,7 @@ _ROUNDS = """
 SELECT requests.account_id, requests.key_id, COUNT(*)
 FROM (SELECT DISTINCT account_id FROM key_mcp_servers JOIN keys ON keys.id = key_id) AS served
 CROSS JOIN requests ON requests.account_id = served.account_id AND requests.id >= ?
-WHERE started_at_ms >= ? AND INSTR(requests.id, '-') AND requests.key_id IS NOT NULL
+WHERE started_at_ms >= ? AND INSTR(requests.id, '-') > 0 AND requests.key_id IS NOT NULL
 GROUP BY requests.account_id, requests.key_id
 """
 """Further rounds of requests, which accounts alone have whose keys may use tools of servers: no others are searched."""

@@ -395,7 +395,7 @@ def _open_session(transaction: Transaction, write: OpenSession) -> None:
         one.network, one.signed_in_by,
     )  # fmt: skip
     values = "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    is_still = "SELECT 1 FROM users WHERE id = ? AND is_active AND (? IS NULL OR password_hash = ?)"
+    is_still = "SELECT 1 FROM users WHERE id = ? AND is_active AND (CAST(? AS TEXT) IS NULL OR password_hash = ?)"
     if not transaction.first(is_still, (one.user_id, write.password_hash, write.password_hash)):
         raise wrong_credentials()  # switched off, deleted or given another password since the password was compared
     transaction.execute(f"INSERT INTO user_sessions {values}", row)

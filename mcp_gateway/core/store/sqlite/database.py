@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mcp_gateway.core.store.database import Restored
+from mcp_gateway.core.store.sole import alone, sole_server
 from mcp_gateway.core.store.sqlite.backup import back_up
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.restore import check_log, entries_after, restore
@@ -21,6 +23,7 @@ class SqliteDatabase:
     engine_version = ENGINE_VERSION
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._file = folder / DATABASE
 
     def check(self) -> None:
@@ -35,9 +38,16 @@ class SqliteDatabase:
         now_ms: Callable[[], int],
         report_timeout_s: float,
         fsynced: Callable[[float], None] | None = None,
+        is_server: bool = False,
     ) -> Store:
         sync = sync_data if fsynced is None else _timed(fsynced)
         return await Store.open(self._file, EXECUTORS, now_ms=now_ms, report_timeout_s=report_timeout_s, sync=sync)
+
+    def sole_server(self) -> AbstractContextManager[None]:
+        return sole_server(self._folder)
+
+    def alone(self) -> AbstractContextManager[bool]:
+        return alone(self._folder)
 
     def back_up(self, target: Path) -> None:
         back_up(self._file, target)

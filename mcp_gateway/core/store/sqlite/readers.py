@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mcp_gateway.core.engine import Read, Report
+from mcp_gateway.core.store.reports import AskedReport, Reports
 from mcp_gateway.core.store.sqlite.faults import as_database_error
-from mcp_gateway.core.store.sqlite.reports import Reports, connected, one_moment
+from mcp_gateway.core.store.sqlite.reports import ReportReaders, connected, one_moment
 from mcp_gateway.core.store.transaction import Rows, RunRead
 
 T = TypeVar("T")
@@ -24,7 +25,8 @@ class Readers:
         """Raises sqlite3.Error."""
         self._answers = answers
         self._lanes = {"point": _Lane(path), "scan": _Lane(path)}
-        self._reports = Reports(path, report_timeout_s)
+        self._report_readers = ReportReaders(path)
+        self._reports = Reports(self._report_readers.read, report_timeout_s, _look_by_themselves)
 
     async def read(self, read: Read[T]) -> T:
         """Raises DatabaseError, and GatewayError `overloaded` at a report's deadline."""
@@ -36,8 +38,13 @@ class Readers:
     async def close(self) -> None:
         """Once what was asked is answered; reports are given up."""
         await self._reports.close()
+        self._report_readers.close()
         for lane in self._lanes.values():
             await lane.close()
+
+
+def _look_by_themselves(_: AskedReport) -> None:
+    """Readers see that a report is given up."""
 
 
 class _Lane:

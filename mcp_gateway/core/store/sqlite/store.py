@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mcp_gateway.core.engine import Fact, InOutage, Read, Write
+from mcp_gateway.core.store.jobs import Job
 from mcp_gateway.core.store.sqlite.checkpoints import Checkpoints
 from mcp_gateway.core.store.sqlite.faults import as_database_error, is_unavailable
-from mcp_gateway.core.store.sqlite.jobs import Job
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.private import keep_private
 from mcp_gateway.core.store.sqlite.readers import Readers

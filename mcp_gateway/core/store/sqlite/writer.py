@@ -36,9 +36,9 @@ from typing import Any, Literal
 from mcp_gateway.core.engine import Fact
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gathering import MOST, Gathering
+from mcp_gateway.core.store.jobs import Job, fail, refuse, replace, resolve, runs
 from mcp_gateway.core.store.sqlite.checkpoints import Checkpoints, touch
 from mcp_gateway.core.store.sqlite.faults import is_busy, is_unavailable
-from mcp_gateway.core.store.sqlite.jobs import Job, fail, refuse, replace, resolve, runs
 from mcp_gateway.core.store.sqlite.threads import WaitingThreads
 from mcp_gateway.core.store.sqlite.write_ahead_log import Flusher, Sync, WriteAheadLog
 from mcp_gateway.core.store.transaction import Transaction
@@ -249,7 +249,7 @@ class Writer:
                     raise _Spoiled(None) from error
                 if replace(run[0], error):
                     raise _Spoiled(None) from error
-                fail(run[0], error)
+                fail(run[0], error, sqlite3.Error)
                 if self._transaction.traces != traces or not self._connection.in_transaction:
                     raise _Spoiled(run[0]) from error
 

@@ -1,6 +1,6 @@
 """Where an engine keeps what it is given, and what a test has befall it there; a place for each engine that there is.
 
-A second engine is a second class like `SqlitePlace`, and a row in `PLACES`.
+Each engine is a class like `SqlitePlace`, and a row in `PLACES`.
 """
 
 import contextlib
@@ -36,6 +36,8 @@ class Place(Protocol):
 
     disk: Disk
     """What is durable is on it; it is held, let go and broken by a test."""
+    commits_first: bool
+    """Whether what is committed is seen before the disk has it; else a commit is over once the disk has it."""
 
     def opened(self) -> contextlib.AbstractAsyncContextManager[OpenEngine]:
         """The database as it was left, by an engine that it is closed with at the end."""
@@ -52,9 +54,14 @@ class Place(Protocol):
     def without_power(self) -> "Place":
         """Another machine with all that would be left if the power failed now: what the disk has taken for good."""
 
+    def end(self) -> None:
+        """Give back what it takes, once nothing is opened there."""
+
 
 class SqlitePlace:
     """A file of SQLite's."""
+
+    commits_first = True
 
     def __init__(self, folder: Path, around: Around = lambda engine: engine) -> None:
         self.disk = Disk()
@@ -111,6 +118,9 @@ class SqlitePlace:
     def without_power(self) -> "SqlitePlace":
         return self._with(self._on_disk)
 
+    def end(self) -> None:
+        """Its folder goes with the test."""
+
     def _sync(self, descriptor: int) -> None:
         """The log as it was before: what is written into it meanwhile may be left out."""
         size_bytes = os.fstat(descriptor).st_size
@@ -136,4 +146,10 @@ class SqlitePlace:
         return SqlitePlace(folder)
 
 
-PLACES: dict[str, Callable[[Path], Place]] = {"sqlite": SqlitePlace}
+def _of_postgres(folder: Path) -> Place:
+    from tests.core.store.contract.postgres_place import PostgresPlace  # noqa: PLC0415 - few tests need its server
+
+    return PostgresPlace(folder)
+
+
+PLACES: dict[str, Callable[[Path], Place]] = {"sqlite": SqlitePlace, "postgres": _of_postgres}

@@ -30,6 +30,8 @@ async def test_it_is_told_once_it_is_committed_and_before_there_is_a_result(engi
 
 
 async def test_it_is_told_before_the_disk_has_it(engine: OpenEngine, heard: list[object], place: Place) -> None:
+    if not place.commits_first:
+        pytest.skip("a commit is over once the disk has it")
     place.disk.hold()
     written = engine.write(Note("a"))
     await engine.flushed()
@@ -45,8 +47,9 @@ async def test_a_disk_that_fails_to_take_it_has_it_told_once(
 ) -> None:
     place.disk.failures = 2
     written = engine.write(Note("a"), in_outage="wait")
-    await engine.flushed()
-    assert heard == [Noted("a")]
+    if place.commits_first:
+        await engine.flushed()
+        assert heard == [Noted("a")]
     assert await late(written) == ["a"]
     assert heard == [Noted("a")]
 

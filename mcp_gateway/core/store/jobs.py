@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,10 +50,10 @@ def replace(job: Job, error: Exception) -> bool:
     return True
 
 
-def fail(job: Job, error: Exception) -> None:
-    """A bug in one write: it is left out, and told to whoever waits for it."""
+def fail(job: Job, error: Exception, faults: type[Exception] | tuple[type[Exception], ...]) -> None:
+    """A bug in one write: it is left out, and told to whoever waits for it; an engine's `faults` as the gateway's."""
     logger.error("a write failed with %s and was left out", type(error).__name__)
-    job.result, job.error = None, DatabaseError(str(error)) if isinstance(error, sqlite3.Error) else error
+    job.result, job.error = None, DatabaseError(str(error)) if isinstance(error, faults) else error
 
 
 def refuse(job: Job) -> None:

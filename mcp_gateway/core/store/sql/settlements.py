@@ -22,13 +22,13 @@ from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free
 from mcp_gateway.core.money import MAX_NANO, OutsideKind
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.names import NAME_OF
+from mcp_gateway.core.store.sql import grants
 from mcp_gateway.core.store.sql.accounts import stop_sharing
 from mcp_gateway.core.store.sql.budgets import put_into_pocket, with_returned
+from mcp_gateway.core.store.sql.checkpoint import verify_since_checkpoint
+from mcp_gateway.core.store.sql.journal import Journal
 from mcp_gateway.core.store.sql.ledger import FROM_OUTSIDE
 from mcp_gateway.core.store.sql.webhooks import note_money_in
-from mcp_gateway.core.store.sqlite import grants
-from mcp_gateway.core.store.sqlite.checkpoint import verify_since_checkpoint
-from mcp_gateway.core.store.sqlite.journal import Journal
 from mcp_gateway.core.store.transaction import Executors, Transaction
 
 _KINDS_OF_A_REQUEST = ("kind = 'hold'", "kind = 'settle'", "kind = 'refund_of_request'")

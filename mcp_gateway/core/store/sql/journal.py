@@ -11,11 +11,11 @@ from mcp_gateway.core.ledger.entries import Ended, WalletState
 from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.money import EntryKind
 from mcp_gateway.core.record import RequestRecord
+from mcp_gateway.core.store.sql import grants
 from mcp_gateway.core.store.sql.auto_topups import THRESHOLD, begin_auto_payment
 from mcp_gateway.core.store.sql.budgets import spend, take_from_pocket
 from mcp_gateway.core.store.sql.requests import CORRECT, correction, insert_records
 from mcp_gateway.core.store.sql.webhooks import MARK, tell_of_low_balance
-from mcp_gateway.core.store.sqlite import grants
 from mcp_gateway.core.store.transaction import Row, Transaction
 
 _WALLET = f"SELECT paid_nano, granted_nano, {MARK}, {THRESHOLD} FROM wallets WHERE account_id = ?"

@@ -12,7 +12,9 @@ TAKE = "UPDATE grants SET remaining_nano = remaining_nano - ? WHERE id = ?"
 _LEFT = (
     f"SELECT id, remaining_nano, expires_at_ms FROM grants WHERE account_id = ? AND remaining_nano > 0 ORDER BY {ORDER}"
 )
-_FIRST_TO_EXPIRE = f"SELECT id FROM grants WHERE account_id = ? ORDER BY IFNULL(expires_at_ms <= ?, 0), {ORDER} LIMIT 1"
+_FIRST_TO_EXPIRE = (
+    f"SELECT id FROM grants WHERE account_id = ? ORDER BY COALESCE(expires_at_ms <= ?, FALSE), {ORDER} LIMIT 1"
+)
 
 
 def left(connection: EngineConnection, account_id: str) -> tuple[GrantLeft, ...]:

@@ -1,0 +1,121 @@
+"""A database of PostgreSQL's: opened as a whole; to copy and replace it has PostgreSQL's own tools."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import asyncpg
+
+from mcp_gateway.core.engine import DatabaseError
+from mcp_gateway.core.store.database import NotRestorable, Restored, ServedByOlder
+from mcp_gateway.core.store.postgres.executors import EXECUTORS
+from mcp_gateway.core.store.postgres.faults import TakenOver, as_database_error
+from mcp_gateway.core.store.postgres.link import PostgresLink, ThreadedPostgresLink, Where
+from mcp_gateway.core.store.postgres.migrations import migrate_database, schema_numbers
+from mcp_gateway.core.store.postgres.session import LOCKS, SERVING, WriterSession
+from mcp_gateway.core.store.postgres.store import PostgresStore
+from mcp_gateway.core.store.sole import AlreadyServed, alone, sole_server
+
+_PATIENCE_S = 10.0
+"""A server that was killed has its session for a moment, and a command that changes the schema."""
+_POLL_S = 0.05
+_SERVED = "another gateway already serves from this database; end it, or set GATEWAY_DATABASE_URL to another"
+_TOOLS = "is PostgreSQL's: copy it with pg_dump, and replace it with pg_restore while no gateway serves"
+
+
+class PostgresDatabase:
+    """The one at `url`; `folder` has what else a gateway keeps."""
+
+    engine_version = f"asyncpg {asyncpg.__version__}"
+
+    def __init__(self, folder: Path, url: str, patience_s: float = _PATIENCE_S) -> None:
+        self._folder = folder
+        self._url = url
+        self._patience_s = patience_s
+
+    def check(self) -> None:
+        """Nothing of it is in the folder."""
+
+    def upgrade_unless_served(self) -> None:
+        with self._link() as link:
+            applied, latest = schema_numbers(link)
+            if applied == latest:
+                return
+            if applied < latest and not self._locked_within_patience(link):
+                raise ServedByOlder(
+                    f"a server of an earlier version works on this database, with schema {applied}; this version "
+                    f"needs {latest}: restart the server with this version first, or use the command of that one"
+                )
+            migrate_database(link)
+
+    async def open(
+        self,
+        *,
+        now_ms: Callable[[], int],
+        report_timeout_s: float,
+        fsynced: Callable[[float], None] | None = None,
+        is_server: bool = False,
+    ) -> PostgresStore:
+        if is_server:
+            await asyncio.to_thread(self._migrate_alone)
+        session = WriterSession(self._url, is_server=is_server)
+        try:
+            return await PostgresStore.open(
+                self._url, EXECUTORS, session=session, now_ms=now_ms, report_timeout_s=report_timeout_s
+            )
+        except TakenOver:
+            raise AlreadyServed(_SERVED) from None
+
+    @contextlib.contextmanager
+    def sole_server(self) -> Iterator[None]:
+        """Of the folder; of the database it is the one whose session has its lock."""
+        with sole_server(self._folder):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        with alone(self._folder) as is_alone:
+            if not is_alone:
+                yield False
+                return
+            with self._link() as link:
+                yield _has_locked(link)
+
+    def back_up(self, target: Path) -> None:
+        raise DatabaseError(f"the database {_TOOLS}")
+
+    def restore(self, backup: Path, aside: Path, others: Iterable[Path]) -> Restored:
+        raise NotRestorable(f"the database {_TOOLS}")
+
+    def _migrate_alone(self) -> None:
+        """Once no other server works on it, which would know only its own schema."""
+        with self._link() as link:
+            if not self._locked_within_patience(link):
+                raise AlreadyServed(_SERVED)
+            migrate_database(link)
+
+    def _locked_within_patience(self, link: PostgresLink) -> bool:
+        deadline_s = time.monotonic() + self._patience_s
+        while not _has_locked(link):
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    @contextlib.contextmanager
+    def _link(self) -> Iterator[PostgresLink]:
+        """A patient one. Raises DatabaseError."""
+        link = ThreadedPostgresLink(Where(self._url, 3600.0, {"lock_timeout": "60s"}))
+        try:
+            with as_database_error():
+                link.connect()
+                yield link
+        finally:
+            link.close()
+
+
+def _has_locked(link: PostgresLink) -> bool:
+    (is_ours,) = link.execute(f"SELECT pg_try_advisory_lock({LOCKS}, {SERVING})").fetchone()
+    return bool(is_ours)

@@ -1,0 +1,40 @@
+"""Who carries out every write and answers every read: as on any engine, but for what stands here."""
+
+from dataclasses import replace
+from typing import Any
+
+from mcp_gateway.core.engine import Write
+from mcp_gateway.core.ledger.closing import ForgetSums, KeepSums
+from mcp_gateway.core.ledger.entries import CatchUp, VerifySinceCheckpoint
+from mcp_gateway.core.observe.history import Groups, TotalsOfHours
+from mcp_gateway.core.observe.hourly_sums import AddToSums
+from mcp_gateway.core.observe.retention import GiveSpaceBack, Space, SpaceOf
+from mcp_gateway.core.store.sql.executors import EXECUTORS as OF_ANY_ENGINE
+from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
+
+LONG: frozenset[type[Write[Any]]] = frozenset({AddToSums, CatchUp, ForgetSums, KeepSums, VerifySinceCheckpoint})
+"""What may take longer than a connection that is sound is otherwise waited for."""
+
+_OF_ONE_GROUPING = OF_ANY_ENGINE.reads[TotalsOfHours]
+
+
+def _space(_: Rows, __: SpaceOf) -> Space:
+    """PostgreSQL gives it back by itself."""
+    return Space(free_pages=0, pages=0, can_shrink=False)
+
+
+def _give_back(_: Transaction, __: GiveSpaceBack) -> None:
+    """Nothing is to be done."""
+
+
+def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> list[Groups]:
+    """One grouping after the other: what they are by is of different types, which no UNION takes."""
+    found: list[Groups] = []
+    for grouping in read.groupings:
+        found += _OF_ONE_GROUPING(rows, replace(read, groupings=(grouping,)))
+    return found
+
+
+EXECUTORS = OF_ANY_ENGINE | Executors(
+    alone={GiveSpaceBack: _give_back}, reads={SpaceOf: _space, TotalsOfHours: _totals_of_hours}
+)

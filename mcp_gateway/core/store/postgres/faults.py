@@ -1,0 +1,56 @@
+"""The errors of PostgreSQL and of the way to it: those that say "not now", and all of them as the gateway's own."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import asyncpg
+
+from mcp_gateway.core.engine import DatabaseError
+
+GONE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+)
+"""Whatever of these it is, the connection is given up."""
+_ENDED = ("57P01", "57P02", "57P03", "57P05")
+"""The server ends, or has just begun."""
+_NOT_NOW = ("08", "53", "58", "57014", "55P03", "40001", "40P01", "25006", "25P03", *_ENDED)
+"""Codes, or the beginnings of such, that say: not now, for reasons outside this write."""
+FAILED = (asyncpg.PostgresError, *GONE)
+
+
+class TakenOver(Exception):
+    """Another server works on the database, or an earlier session of this one has not ended."""
+
+
+@contextlib.contextmanager
+def as_database_error() -> Iterator[None]:
+    """Raises DatabaseError for whatever a connection may raise."""
+    try:
+        yield
+    except FAILED as error:
+        raise DatabaseError(told(error)) from error
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Whether what failed may go through later."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate or "").startswith(_NOT_NOW)
+    return isinstance(error, (*GONE, TakenOver))
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether the connection is of no more use."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.sqlstate or "").startswith(("08", *_ENDED))
+    return isinstance(error, GONE)
+
+
+def told(error: BaseException) -> str:
+    """For the operator: a time that ran out has no words of its own."""
+    return str(error) or ("it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

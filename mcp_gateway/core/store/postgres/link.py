@@ -1,0 +1,214 @@
+"""One connection, as executors need it: they are no coroutines, so each is in a thread with a loop of its own."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import asyncpg
+
+from mcp_gateway.core.store.connection import Parameters, Row
+from mcp_gateway.core.store.postgres.words import Ordered, statement_of
+
+T = TypeVar("T")
+
+CONNECT_S = 2.0
+"""However long a server that is there takes to answer: one that takes longer is not there."""
+_MOST_PREPARED = 500
+_Convert = Callable[[Any], Any]
+
+
+class Where(NamedTuple):
+    """Where the database is, and for how long a connection waits for its answers."""
+
+    url: str
+    answer_s: float
+    settings: Mapping[str, str]
+    """Of the session."""
+
+
+class Done:
+    """What has come of a statement."""
+
+    def __init__(self, link: "PostgresLink", rows: list[Row], status: str) -> None:
+        self._link = link
+        self._rows = rows
+        self._next = 0
+        last = status.rpartition(" ")[2]
+        self.rowcount = int(last) if last.isdigit() else 0
+
+    @property
+    def lastrowid(self) -> int | None:
+        """The number that the last row got which was inserted by this connection."""
+        return int(self._link.execute("SELECT lastval()").fetchone()[0])
+
+    def fetchone(self) -> Any:
+        if self._next >= len(self._rows):
+            return None
+        self._next += 1
+        return self._rows[self._next - 1]
+
+    def fetchall(self) -> list[Any]:
+        return self._rows[self._next :]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
+
+
+class _Prepared(NamedTuple):
+    statement: "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"
+    ordered: Ordered
+    converts: Sequence[_Convert | None]
+    """For each parameter; where this is empty, none needs to be converted."""
+
+
+class PostgresLink:
+    """Used by one thread at a time."""
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self._loop = asyncio.new_event_loop()
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._prepared = OrderedDict[str, _Prepared]()
+        self._answer_s = where.answer_s
+        self.total_changes = 0
+        self.in_transaction = False
+
+    @property
+    def is_open(self) -> bool:
+        """As far as is known."""
+        return self._connection is not None and not self._connection.is_closed()
+
+    @property
+    def process_id(self) -> int:
+        """Of the server's process for this connection."""
+        assert self._connection is not None
+        return int(self._connection.get_server_pid())
+
+    @property
+    def version(self) -> str:
+        assert self._connection is not None
+        server = self._connection.get_server_version()
+        return f"{server.major}.{server.minor}"
+
+    def connect(self) -> None:
+        """Raises what `faults.py` names."""
+        self.drop()
+        settings = {"application_name": "mcp-gateway", "TimeZone": "UTC", **self._where.settings}
+        self._connection = self._run(
+            asyncpg.connect(self._where.url, timeout=CONNECT_S, command_timeout=None, server_settings=settings)
+        )
+        self._run(
+            self._connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
+        )
+
+    def patient(self, answer_s: float | None) -> None:
+        """From now on wait so long for an answer; None for as long as at first."""
+        self._answer_s = self._where.answer_s if answer_s is None else answer_s
+
+    def script(self, sql: str) -> None:
+        """Several statements, without parameters, in one go."""
+        assert self._connection is not None
+        self._run(self._connection.execute(sql, timeout=self._answer_s))
+
+    def execute(self, sql: str, parameters: Parameters = (), /) -> Done:
+        prepared = self._prepare(sql)
+        records = self._run(prepared.statement.fetch(*_given(prepared, parameters), timeout=self._answer_s))
+        done = Done(self, [tuple(record) for record in records], prepared.statement.get_statusmsg())
+        if not prepared.statement.get_statusmsg().startswith("SELECT"):
+            self.total_changes += done.rowcount
+        return done
+
+    def executemany(self, sql: str, rows: Iterable[Parameters], /) -> None:
+        many = list(rows)
+        if not many:
+            return
+        prepared = self._prepare(sql)
+        given = [_given(prepared, parameters) for parameters in many]
+        self._run(prepared.statement.executemany(given, timeout=self._answer_s))
+        self.total_changes += len(many)
+
+    def cancel(self) -> None:
+        """From another thread: give up what is asked now."""
+        self._loop.call_soon_threadsafe(self._cancel_all)
+
+    def drop(self) -> None:
+        """Without asking whoever may not answer any more."""
+        self._prepared.clear()
+        self.in_transaction = False
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.terminate()
+            self._run(asyncio.sleep(0))
+
+    def close(self) -> None:
+        """The connection, and what it needs of this process."""
+        if self.is_open and self._connection is not None:
+            try:
+                self._run(self._connection.close(timeout=1))
+            except Exception:  # noqa: BLE001 - it ends in any case
+                self.drop()
+        self.drop()
+        self._run(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def _prepare(self, sql: str) -> _Prepared:
+        found = self._prepared.get(sql)
+        if found is not None:
+            self._prepared.move_to_end(sql)
+            return found
+        assert self._connection is not None
+        text, ordered = statement_of(sql)
+        statement = self._run(self._connection.prepare(text, timeout=self._answer_s))
+        converts = [_CONVERTS.get(one.name) for one in statement.get_parameters()]
+        found = self._prepared[sql] = _Prepared(statement, ordered, converts if any(converts) else ())
+        if len(self._prepared) > _MOST_PREPARED:
+            self._prepared.popitem(last=False)
+        return found
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(work)
+
+    def _cancel_all(self) -> None:
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+
+
+class ThreadedPostgresLink(PostgresLink):
+    """For whoever has a loop that runs: its own is in a thread that is its own, too."""
+
+    def __init__(self, where: Where) -> None:
+        super().__init__(where)
+        self._thread = ThreadPoolExecutor(1, "postgres-link")
+
+    def close(self) -> None:
+        super().close()
+        self._thread.shutdown()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._thread.submit(self._loop.run_until_complete, work).result()
+
+
+def _given(prepared: _Prepared, parameters: Parameters) -> Sequence[Any]:
+    given = prepared.ordered(parameters)
+    if not prepared.converts:
+        return given
+    return [
+        one if convert is None or one is None else convert(one)
+        for one, convert in zip(given, prepared.converts, strict=True)
+    ]
+
+
+def _text(value: Any) -> str:
+    """Without the one character that PostgreSQL takes in no text."""
+    text = value if isinstance(value, str) else str(value)
+    return text.replace("\x00", "\ufffd") if "\x00" in text else text
+
+
+def _number(text: str) -> int | float:
+    """What sums of numbers are read as."""
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+_CONVERTS: Mapping[str, _Convert] = {"bool": bool, "text": _text, "numeric": str}

@@ -1,0 +1,127 @@
+"""The writer's session: who else writes waits, who was cut off is known to have ended, and a lost answer is asked for.
+
+All writes of all processes on a database go one after the other, as executors need it that read before they change
+anything; each commit notes its number in the same transaction.
+"""
+
+from mcp_gateway.core.store.postgres.faults import TakenOver, is_gone
+from mcp_gateway.core.store.postgres.link import PostgresLink, Where
+
+LOCKS = 1_835_231_079
+"""The first number of the gateway's advisory locks: "mcpg"; the second says which."""
+WRITING, SERVING, MIGRATING = 1, 2, 3
+_SESSIONS = LOCKS + 1
+"""The same of the locks of sessions, by their writer's id."""
+WRITES = {
+    "lock_timeout": "500ms",
+    "statement_timeout": "2s",
+    "idle_in_transaction_session_timeout": "5s",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "synchronous_commit": "on",
+}
+_ANSWER_S = 2.0
+_PATIENT_S = 600.0
+
+
+class WriterSession:
+    """Opened by a thread, and used by it alone."""
+
+    def __init__(self, url: str, *, is_server: bool, lock_timeout_ms: int | None = None) -> None:
+        more = {} if lock_timeout_ms is None else {"lock_timeout": f"{lock_timeout_ms}ms"}
+        self.link = PostgresLink(Where(url, _ANSWER_S, WRITES | more))
+        self._is_server = is_server
+        self._id: int | None = None
+        self._batch = 0
+        self._process_id: int | None = None
+        self.is_patient = False
+        """Whether statements may take long, of a batch that reads much."""
+
+    def open(self) -> None:
+        """Connect, where there is no connection. Raises what `faults.py` names."""
+        if self.link.is_open:
+            return
+        self.link.connect()
+        try:
+            self._take_locks()
+        except BaseException:
+            self.link.drop()
+            raise
+        self._process_id = self.link.process_id
+
+    def begin(self, *, is_durable: bool) -> None:
+        """Open the transaction of the next batch, once nobody else writes."""
+        later = "" if is_durable else "SET LOCAL synchronous_commit TO off;"
+        self.is_patient = False
+        self.link.in_transaction = True
+        self.link.script(f"BEGIN; {later} SELECT pg_advisory_xact_lock({LOCKS}, {WRITING})")
+
+    def be_patient(self) -> None:
+        """What follows in this transaction may read much."""
+        if not self.is_patient:
+            self.is_patient = True
+            self.link.patient(_PATIENT_S)
+            self.link.script(f"SET LOCAL statement_timeout TO {int(_PATIENT_S * 1000)}")
+
+    def note_batch(self) -> None:
+        """Number what is about to be committed."""
+        self._batch += 1
+        self.link.script(f"UPDATE writers SET batch = {self._batch}, at = now() WHERE id = {self._id}")
+
+    def commit(self) -> None:
+        """Raises where it is not known to have happened."""
+        self.link.script("COMMIT")
+        self.link.in_transaction = False
+        self._rest()
+
+    def roll_back(self) -> None:
+        """As far as there is a connection to do so."""
+        if self.link.in_transaction and self.link.is_open:
+            try:
+                self.link.script("ROLLBACK")
+            except Exception:  # noqa: BLE001 - with the connection its transaction ends, too
+                self.link.drop()
+        self.link.in_transaction = False
+        self._rest()
+
+    def give_up(self, error: BaseException) -> None:
+        """The connection, where that error says that it is of no more use."""
+        if is_gone(error):
+            self.link.drop()
+
+    def has_committed(self) -> bool:
+        """Whether the batch did that was numbered last: no session is left that could still do so."""
+        row = self.link.execute(f"SELECT batch FROM writers WHERE id = {self._id}").fetchone()
+        return row is not None and row[0] >= self._batch
+
+    def close(self) -> None:
+        if self.link.is_open and self._id is not None:
+            try:
+                self.link.script(f"DELETE FROM writers WHERE id = {self._id}")
+            except Exception as error:  # noqa: BLE001 - a row is left, which another writer deletes
+                self.give_up(error)
+        self.link.close()
+
+    def _rest(self) -> None:
+        if self.is_patient:
+            self.link.patient(None)
+            self.is_patient = False
+
+    def _take_locks(self) -> None:
+        if self._id is None:
+            self.link.script("DELETE FROM writers WHERE at < now() - interval '30 days'")
+            row = self.link.execute("INSERT INTO writers (batch) VALUES (0) RETURNING id").fetchone()
+            self._id = int(row[0])
+        if not self._try(_SESSIONS, self._id % 2**31):
+            self._end_former()
+            raise TakenOver("an earlier session of this writer has not ended yet")
+        if self._is_server and not self._try(LOCKS, SERVING):
+            raise TakenOver("another gateway serves from this database; only one may, for now")
+
+    def _try(self, first: int, second: int) -> bool:
+        (is_ours,) = self.link.execute(f"SELECT pg_try_advisory_lock({first}, {second})").fetchone()
+        return bool(is_ours)
+
+    def _end_former(self) -> None:
+        if self._process_id is not None:
+            self.link.execute(f"SELECT pg_terminate_backend({self._process_id})")

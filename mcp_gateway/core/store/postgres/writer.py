@@ -1,0 +1,306 @@
+"""The one who writes to PostgreSQL: all that waits goes as one batch, in one transaction, by a thread of its own.
+
+What comes meanwhile waits for the next batch, so that batches grow with the load. A commit is on the disk once it is
+answered. Where its answer is lost, nothing else is written until the database, asked by another connection, has said
+whether it happened; so nothing is lost and nothing happens twice.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from mcp_gateway.core.engine import Fact
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gathering import MOST, Gathering
+from mcp_gateway.core.store.jobs import Job, fail, refuse, replace, resolve, runs
+from mcp_gateway.core.store.postgres.executors import LONG
+from mcp_gateway.core.store.postgres.faults import FAILED, is_unavailable, told
+from mcp_gateway.core.store.postgres.session import WriterSession
+from mcp_gateway.core.store.transaction import Transaction
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 0.25
+
+
+class _Ended(NamedTuple):
+    """How a batch ended in its thread."""
+
+    error: Exception | None = None
+    """What put it off; None where it is committed, or to be run again at once."""
+    is_committed: bool = False
+    is_in_doubt: bool = False
+    facts: Sequence[object] = ()
+    """What it has told."""
+
+
+class _RunAgain(Exception):
+    """Something failed, or was refused, after it had changed something: the batch must be run again without it."""
+
+
+class BatchWriter:
+    """Who alone changes an open database, of this process."""
+
+    def __init__(self, session: WriterSession, transaction: Transaction) -> None:
+        self._session = session
+        self._transaction = transaction
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "postgres-writer")
+        self._listeners: dict[type[Any], Callable[[Any], None]] = {}
+        self.is_closing = False
+        """Whether it is about to be closed, or is."""
+        self.is_available = True
+        """Whether what was written last went through; during an outage it is tried again until something does."""
+        self._waiting: deque[Job] = deque()
+        self._batch: list[Job] = []
+        """What is on its way, or in doubt."""
+        self._is_in_doubt = False
+        self._facts: Sequence[object] = ()
+        """What the batch in doubt has told."""
+        self._decided: set[Job] = set()
+        """Of those on their way: refused, or failed, after they had changed something; they are not run again."""
+        self._gathering = Gathering(self._waiting, self._gathered)
+        self._is_gathering = False
+        self._working: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        """Set once no rest is to be taken any more."""
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for their commit."""
+        return len(self._waiting) + sum(job.future is not None for job in self._batch)
+
+    def submit(self, job: Job) -> "asyncio.Future[Any]":
+        """Queue it, and see to it that there is a batch."""
+        if self.is_closing:
+            raise RuntimeError("the store is closed")
+        self._waiting.append(job)
+        if self._working is None and not self._is_gathering:
+            self._is_gathering = True
+            self._gathering.begin(self._loop)
+        assert job.future is not None
+        return job.future
+
+    def withdraw(self, written: "asyncio.Future[Any]") -> bool:
+        """Take back a write that still waits, so that it never happens; False where it may have happened."""
+        for job in self._waiting:
+            if job.future is written:
+                self._waiting.remove(job)
+                return True
+        return False
+
+    def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
+        """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes."""
+        self._listeners[kind] = hear
+
+    async def close(self) -> list[Any]:
+        """Commit what is queued, then end; in an outage it is tried once more. Returns the writes that are to be kept.
+
+        These could not be committed, or nobody can say whether they are.
+        """
+        self.is_closing = True
+        self._wanted.set()
+        was_tried = False
+        while self._working is not None or ((self._waiting or self._batch) and (self.is_available or not was_tried)):
+            if self._working is not None:
+                await asyncio.wait([self._working])
+            else:
+                was_tried = True
+                await self._turn()
+        left = [*self._batch, *self._waiting]
+        for job in left:
+            if job.future is not None:
+                job.future.cancel()
+        await self._loop.run_in_executor(self._thread, self._session.close)
+        self._thread.shutdown(wait=False)
+        return [job.write for job in left if job.in_outage != "refuse"]
+
+    # On the loop
+
+    def _gathered(self) -> None:
+        self._is_gathering = False
+        if not self.is_closing:
+            self._begin_work()
+
+    def _begin_work(self) -> None:
+        self._working = self._loop.create_task(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting or self._batch or not self.is_available:
+                await self._turn()
+                if self.is_closing:
+                    return
+                if not self.is_available:
+                    await self._rest()
+        finally:
+            self._working = None
+
+    async def _turn(self) -> None:
+        """One batch, from the queue to its results."""
+        if not self._is_in_doubt:
+            self._batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+        run = self._ask if self._is_in_doubt else self._run
+        ended = await self._loop.run_in_executor(self._thread, run, self._batch)
+        if ended.is_in_doubt:
+            self._doubt(ended)
+        elif ended.error is not None:
+            self._put_back()
+            self._put_off(ended.error)
+        elif ended.is_committed:
+            self._finish(ended.facts)
+        else:
+            self._put_back()
+
+    async def _rest(self) -> None:
+        """Without it each new write of an outage would run all late ones again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RETRY_S):
+                await self._wanted.wait()
+
+    def _finish(self, facts: Sequence[object]) -> None:
+        jobs, self._batch = self._batch, []
+        self._decided.clear()
+        self.is_available = True
+        self._is_in_doubt = False
+        for fact in facts:
+            try:
+                self._listeners.get(type(fact), _ignore)(fact)
+            except Exception as error:  # noqa: BLE001 - a bug in who listens: what is committed is told to who waits
+                logger.critical("what a commit told was not heard: %s", type(error).__name__)
+        for job in jobs:
+            resolve(job)
+
+    def _put_back(self) -> None:
+        """To the front of the queue, but for what was refused while it was in doubt."""
+        self._waiting.extendleft(
+            job for job in reversed(self._batch) if job.future is not None or job.in_outage != "refuse"
+        )
+        self._batch = []
+        self._is_in_doubt = False
+
+    def _put_off(self, cause: Exception) -> None:
+        """An outage: those that are not patient are told; what is to be kept stays in the queue, in its order."""
+        self._note_outage(cause)
+        queued = tuple(self._waiting)
+        self._waiting.clear()
+        self._waiting.extend(job for job in queued if job.in_outage != "refuse")
+        for job in queued:
+            if job.in_outage != "wait":
+                _refuse(job)
+
+    def _doubt(self, ended: _Ended) -> None:
+        """The same where nobody knows yet whether the batch is committed: it stays as it is until somebody does."""
+        assert ended.error is not None
+        if not self._is_in_doubt:
+            self._facts = ended.facts
+        self._is_in_doubt = True
+        for job in self._batch:
+            if job.in_outage != "wait":
+                _refuse(job)
+        self._put_off(ended.error)
+
+    def _note_outage(self, cause: Exception) -> None:
+        if self.is_available:
+            logger.error("the database cannot be written for now: %s", told(cause))
+        self.is_available = False
+
+    # In the thread
+
+    def _ask(self, _: list[Job]) -> _Ended:
+        """Whether the batch is committed whose answer was lost."""
+        try:
+            self._session.open()
+            is_committed = self._session.has_committed()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is still not known
+            self._session.give_up(error)
+            return _Ended(error, is_in_doubt=True)
+        return _Ended(is_committed=is_committed, facts=self._facts)
+
+    def _run(self, jobs: list[Job]) -> _Ended:
+        try:
+            self._session.open()
+            self._session.begin(is_durable=any(job.is_durable for job in jobs))
+            if any(type(job.write) in LONG for job in jobs):
+                self._session.be_patient()
+            if jobs:
+                self._run_all(jobs)
+            self._session.note_batch()
+        except _RunAgain:
+            self._roll_back()
+            return _Ended()
+        except Exception as error:  # noqa: BLE001 - whatever failed, the batch waits to be run again
+            self._roll_back()
+            self._session.give_up(error)
+            return _Ended(error)
+        facts = self._transaction.take_told()
+        try:
+            self._session.commit()
+        except Exception as error:  # noqa: BLE001 - it may have happened
+            self._transaction.forget()
+            self._session.link.drop()
+            return _Ended(error, is_in_doubt=True, facts=facts)
+        return _Ended(is_committed=True, facts=facts)
+
+    def _roll_back(self) -> None:
+        self._transaction.forget()
+        self._session.roll_back()
+
+    def _run_all(self, jobs: list[Job]) -> None:
+        """Raises _RunAgain where the batch must be run again; any other error concerns all of it."""
+        left = [job for job in jobs if job not in self._decided]
+        for run in runs(left) if left else ():
+            traces = self._transaction.traces
+            try:
+                outcomes = self._outcomes_of(run)
+            except GatewayError as refusal:
+                self._refuse(run[0], refusal, traces)
+            except Exception as error:
+                if is_unavailable(error):
+                    raise
+                self._fail(run, error, traces)
+            else:
+                for job, outcome in zip(run, outcomes, strict=True):
+                    is_refused = isinstance(outcome, GatewayError)
+                    # without its traceback, whose frames hold the outcomes, and so itself
+                    job.result, job.error = (None, outcome.with_traceback(None)) if is_refused else (outcome, None)
+
+    def _outcomes_of(self, run: list[Job]) -> Sequence[Any]:
+        first = run[0]
+        if first.alone is not None:  # as part of no savepoint: what is refused after all is left out of the next run
+            return [first.alone(self._transaction, first.write)]
+        assert first.together is not None
+        return first.together(self._transaction, [job.write for job in run])
+
+    def _refuse(self, job: Job, refusal: GatewayError, traces: tuple[int, int]) -> None:
+        job.result, job.error = None, refusal.with_traceback(None)
+        if self._transaction.traces != traces:
+            self._decided.add(job)
+            raise _RunAgain from refusal
+
+    def _fail(self, run: list[Job], error: Exception, traces: tuple[int, int]) -> None:
+        """A bug in one of them: PostgreSQL ends the transaction with any error of a statement."""
+        if len(run) > 1:
+            for job in run:
+                job.is_apart = True
+            raise _RunAgain from error
+        if replace(run[0], error):
+            raise _RunAgain from error
+        fail(run[0], error, FAILED)
+        if self._transaction.traces != traces or isinstance(error, FAILED):
+            self._decided.add(run[0])
+            raise _RunAgain from error
+
+
+def _refuse(job: Job) -> None:
+    if job.future is not None:
+        refuse(job)
+        job.future = None
+
+
+def _ignore(_: object) -> None:
+    """What nobody listens for."""

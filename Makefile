@@ -16,7 +16,7 @@ NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
 browser = CHROMIUM="$$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
 
-.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways test-engines coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bundle routing-gates \
+.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways test-engines coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bench-engines bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
@@ -102,6 +102,9 @@ conformance: $(VENV)/.installed-dev $(SUITES)/.installed  ## the official MCP co
 
 bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync, CPU a request
 	@$(BIN)/python benchmarks/ledger.py
+
+bench-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## what limits in Valkey cost a request, and how long it waits while that is killed or frozen
+	@$(BIN)/python -m benchmarks.limits
 
 bench-bounds: $(VENV)/.installed-dev  ## the worst text for every regular expression (5 ms), the worst requests and answers (50 ms)
 	@$(BIN)/python -m benchmarks.bounds && $(BIN)/python -m benchmarks.blocking

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from mcp_gateway.core.valkey import link as links
-from mcp_gateway.core.valkey.client import Script, Valkey
+from mcp_gateway.core.valkey.client import Script, Valkey, bulk
 from mcp_gateway.core.valkey.link import ValkeyDown
 from mcp_gateway.core.valkey_address import valkey_address
 from tests.core.upstream.misbehaving import make_certificate
@@ -161,9 +161,9 @@ async def test_no_more_waits_than_there_is_room_for(own_valkey: ValkeyServer, mo
         waiting = [valkey.ask(("PING",)) for _ in range(3)]
         with pytest.raises(ValkeyDown, match="any more"):
             valkey.ask(("PING",))
-        lost: list[str] = []
-        valkey.tell(("PING",), lambda: lost.append("told"))
-        assert lost == ["told"]
+        lost: list[bytes] = []
+        valkey.tell(b"never sent", lost.append)
+        assert lost == [b"never sent"]
         own_valkey.thaw()
         assert await asyncio.gather(*waiting) == [b"PONG"] * 3
 
@@ -171,11 +171,11 @@ async def test_no_more_waits_than_there_is_room_for(own_valkey: ValkeyServer, mo
 async def test_what_does_not_fit_into_the_socket_is_bounded(own_valkey: ValkeyServer) -> None:
     async with connected(own_valkey.url()) as valkey:
         own_valkey.freeze()
-        said = b"x" * 1_000_000
+        said = b"*2\r\n" + bulk(b"PING") + bulk(b"x" * 1_000_000)
 
         async def fill() -> None:
             while True:
-                valkey.tell(("PING", said))
+                valkey.tell(said)
                 await asyncio.sleep(0)
                 valkey.ask(("PING",)).cancel()
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import count
 from math import inf
 from secrets import token_hex
@@ -18,14 +18,15 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.caller import Allowance, Caller, Quota
+from mcp_gateway.core.clock import MINUTE_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter, Standing, Turn, Uses
 from mcp_gateway.core.limits.refusals import too_large, too_many_tokens
 from mcp_gateway.core.limits.scripts import ADMIT, RELEASE, RENEW
 from mcp_gateway.core.limits.server_time import ServerTime
-from mcp_gateway.core.limits.use import MINUTE_S, day_of
-from mcp_gateway.core.valkey.client import Script, Valkey
-from mcp_gateway.core.valkey.link import Command, ValkeyDown
+from mcp_gateway.core.limits.use import day_of
+from mcp_gateway.core.valkey.client import Valkey, bulk
+from mcp_gateway.core.valkey.link import ValkeyDown
 
 LEASE_S = 30.0
 """How long the places of a replica that has died stay taken."""
@@ -43,8 +44,14 @@ _COUNTS, _PLACES = b"{limits}:n:", b"{limits}:l:"
 _LIMITS = Struct(">8d")
 _TOLD_OF_EACH = 5
 """Counts that Valkey tells of a subject."""
+_AMOUNTS, _ENDS = 9, 4
+"""Arguments of an admission before those of each subject, and of an end."""
+_BEFORE_LIMITS = b"$%d\r\n" % _LIMITS.size
 _NO_LEASE = b""
 _NO_MINUTE = -1
+_NOTHING_TOLD = bulk(_NO_MINUTE) + bulk(0)
+"""Of tokens."""
+_ITS_OWN_TIME = bulk(b"")
 
 
 class _Question(NamedTuple):
@@ -54,7 +61,15 @@ class _Question(NamedTuple):
     uses: Uses
     """As Valkey told them."""
     keys: tuple[bytes, ...]
+    own_uses: Uses
+    """As this replica has counted them itself."""
+    admit: bytes
+    """The beginning of what is sent to have something counted, and of what is sent at the end."""
+    release: bytes
+    request: bytes
+    """The middle of an admission."""
     limits: tuple[tuple[float, ...], ...]
+    minute: int
     lasts_ms: float
     has_tokens: bool
     """Whether tokens a minute are limited: else nobody waits for a reservation."""
@@ -123,9 +138,11 @@ class SharedTurn(Turn):
 class _OwnLimiter(Limiter):
     """What this replica has admitted itself."""
 
-    def take(self, caller: Caller) -> Uses:
+    def uses_of(self, caller: Caller) -> Uses:
+        return self._uses_of(caller)
+
+    def take(self, uses: Uses) -> None:
         """Count a request, and its place, whatever the limits are."""
-        uses = self._uses_of(caller)
         for use, quota in uses:
             if not use.is_kept:
                 self._keep(use, quota)
@@ -133,7 +150,6 @@ class _OwnLimiter(Limiter):
             use.requests_today += 1
             use.running += 1
         self._running += 1
-        return uses
 
     def take_tokens(self, uses: Uses, quotas: Sequence[Quota], tokens: int) -> int:
         """Reserve them by these quotas, and return the minute; more than one of them has takes all that it has."""
@@ -173,9 +189,10 @@ class SharedLimiter(Limiter):
         """That run, by their leases."""
         self._untold: dict[bytes, SharedTurn] = {}
         """Those that Valkey does not know of."""
-        self._unanswered: list[Command] = []
+        self._unanswered: list[bytes] = []
         """Ends of places that it may not have heard of."""
         self._is_back = asyncio.Event()
+        self._heard_at_ms = 0
         self.replicas = 1
         """That were there when Valkey last was."""
         self._on_change: Callable[[], None] = lambda: None
@@ -209,12 +226,15 @@ class SharedLimiter(Limiter):
         """Count one inference request and take a place in flight. Raises GatewayError (429) without counting."""
         asked = self._asked_of(caller)
         lease = b"%b:%d" % (self._id, next(self._numbers))
-        if self.is_alone:
+        if self._valkey.is_up:
+            self._refuse_if_certain(asked)
+        try:
+            answering = self._valkey.ask(self._counting(asked, lease, asked.request))
+        except ValkeyDown:
             self._own.check(self._sharer(caller))
             return self._begun_alone(caller, asked, lease)
-        self._refuse_if_certain(asked)
         try:
-            answer = await self._valkey.ask(self._counting(asked, lease, requests=1, today=1))
+            answer = await answering
         except ValkeyDown:  # by now, and it may have counted: under the same lease it does so once
             try:
                 self._own.check(self._sharer(caller))
@@ -244,7 +264,8 @@ class SharedLimiter(Limiter):
         return self._own.in_flight
 
     def _begun(self, caller: Caller, asked: _Question, lease: bytes) -> SharedTurn:
-        turn = SharedTurn(self, caller, asked, lease, self._own.take(caller), self._minute)
+        self._own.take(asked.own_uses)
+        turn = SharedTurn(self, caller, asked, lease, asked.own_uses, self._minute)
         self._turns[lease] = turn
         return turn
 
@@ -274,7 +295,7 @@ class SharedLimiter(Limiter):
         asked = self._asked_of(caller)
         self._check_listings(asked.uses)
         try:
-            answer = await self._valkey.ask(self._counting(asked, listings=1))
+            answer = await self._valkey.ask(self._counting(asked, _NO_LEASE, self._amounts(listings=1)))
         except ValkeyDown:
             self._own.count_listing(self._sharer(caller))
             return
@@ -292,7 +313,7 @@ class SharedLimiter(Limiter):
         self._tell_tokens(turn)
         asked = self._asked_of(turn.caller)
         try:
-            answer = await self._valkey.ask(self._counting(asked, tokens=tokens))
+            answer = await self._valkey.ask(self._counting(asked, _NO_LEASE, self._amounts(tokens=tokens)))
         except ValkeyDown:
             minute = self._own.take_tokens(turn.own_uses, self._sharer(turn.caller).quotas, tokens)
             turn.difference += tokens
@@ -362,7 +383,7 @@ class SharedLimiter(Limiter):
                     async with asyncio.timeout(self._lease_s / _RENEWALS):
                         await self._is_back.wait()
         finally:
-            self._valkey.tell(("ZREM", _ALL, self._id))
+            self._valkey.tell(b"*3\r\n" + b"".join(map(bulk, (b"ZREM", _ALL, self._id))))
 
     async def renew(self, *, is_back: bool = False) -> None:
         """Have leases last on, and tell what is owed; `is_back` is whether Valkey was away. Raises ValkeyDown."""
@@ -380,18 +401,19 @@ class SharedLimiter(Limiter):
                 await self._valkey.ask(("PING",))
         unanswered, self._unanswered = self._unanswered, []
         for command in unanswered:
-            self._valkey.tell(command, partial(self._owe, command))
+            self._valkey.tell(command, self._owe)
         self._on_change()
 
     def _tell_of(self, turn: SharedTurn) -> None:
         """Have Valkey count what was admitted without it, in its minute and on its day; and what has ended since."""
         lease, minute = turn.lease, self._current_minute()
         in_minute, on_day = turn.counted_in == minute, day_of(turn.counted_in) == day_of(minute)
-        command = self._counting(
-            self._asked_of(turn.caller), lease, requests=int(in_minute), today=int(on_day), is_forced=True
-        )
+        amounts = self._amounts(requests=int(in_minute), today=int(on_day), is_forced=True)
         del self._untold[lease]
-        self._valkey.tell(command, partial(self._untold.__setitem__, lease, turn))
+        self._valkey.tell(
+            self._counting(self._asked_of(turn.caller), lease, amounts),
+            lambda _: self._untold.__setitem__(lease, turn),
+        )
         if turn.is_released:
             difference, turn.difference = turn.difference, 0
             self._tell_end(turn.asked, lease, turn.reserved_in, difference)
@@ -403,7 +425,7 @@ class SharedLimiter(Limiter):
             self._is_back.set()
         self._on_change()
 
-    def _owe(self, command: Command) -> None:
+    def _owe(self, command: bytes) -> None:
         if len(self._unanswered) < _MOST_OWED:
             self._unanswered.append(command)
 
@@ -416,11 +438,17 @@ class SharedLimiter(Limiter):
             return known
         uses = self._uses_of(caller)
         keys = [self._name_of(use, quota) for use, quota in uses]
+        all_keys = (*(_COUNTS + key for key in keys), *(_PLACES + key for key in keys))
         asked = _Question(
             caller.quotas,
             uses,
-            (*(_COUNTS + key for key in keys), *(_PLACES + key for key in keys)),
+            all_keys,
+            self._own.uses_of(caller),
+            ADMIT.call(all_keys, _AMOUNTS + len(keys)),
+            RELEASE.call(all_keys, _ENDS),
+            self._amounts(requests=1, today=1),
             tuple(_limits_of(quota.allowance) for quota in caller.quotas),
+            self._minute,
             _GUESTS_LAST_MS if caller.is_guest else _UNTIL_THE_DAY_IS_OVER,
             any(quota.allowance.tokens_per_minute is not None for quota in caller.quotas),
         )
@@ -434,31 +462,29 @@ class SharedLimiter(Limiter):
         is_shared = quota.is_of_guests and self._guest_uses.get(shared) is use
         return (shared if is_shared else quota.subject).encode()
 
-    def _counting(
-        self,
-        asked: _Question,
-        lease: bytes = _NO_LEASE,
-        *,
-        requests: int = 0,
-        today: int = 0,
-        listings: int = 0,
-        tokens: int = 0,
-        is_forced: bool = False,
-    ) -> Command:
-        pack, lasts_ms = _LIMITS.pack, asked.lasts_ms
-        limits = [
-            pack(*limits, use.requests, use.requests_today, lasts_ms)
-            for limits, (use, _) in zip(asked.limits, asked.uses, strict=True)
-        ]
-        amounts = (lease, self._lease_ms, int(is_forced), requests, today, listings, tokens, self._minute)
-        return self._command(ADMIT, asked.keys, *amounts, *limits)
+    def _counting(self, asked: _Question, lease: bytes, amounts: bytes) -> bytes:
+        """What is sent to have something counted; see ADMIT."""
+        parts, lasts_ms = [asked.admit, self._now(), bulk(lease), amounts], asked.lasts_ms
+        is_known = asked.minute == self._minute
+        for limits, (use, _) in zip(asked.limits, asked.uses, strict=True):
+            known = (use.requests, use.requests_today) if is_known else (0, 0)
+            parts += _BEFORE_LIMITS, _LIMITS.pack(*limits, *known, lasts_ms), b"\r\n"
+        return b"".join(parts)
+
+    def _amounts(
+        self, *, requests: int = 0, today: int = 0, listings: int = 0, tokens: int = 0, is_forced: bool = False
+    ) -> bytes:
+        amounts = (self._lease_ms, int(is_forced), requests, today, listings, tokens, self._minute)
+        return b"".join(map(bulk, amounts))
 
     def _heard(self, asked: _Question, answer: Any) -> bool:
         """Take over what Valkey tells of its counts; returns whether it has counted."""
         fits, time_ms, *told = answer
-        self._server_time.heard(time_ms / 1000)
-        self._current_minute()
-        minute, at = time_ms // (1000 * MINUTE_S), 0
+        if time_ms != self._heard_at_ms:  # as answers do that come together
+            self._heard_at_ms = time_ms
+            self._server_time.heard(time_ms / 1000)
+            self._current_minute()
+        minute, at = time_ms // MINUTE_MS, 0
         for use, quota in asked.uses:
             if use.minute != minute or not use.is_kept:
                 use.minute = minute
@@ -469,18 +495,19 @@ class SharedLimiter(Limiter):
 
     def _tell_end(self, asked: _Question, lease: bytes, minute: int, difference: int) -> None:
         """Of a place, once, and how many tokens were not or too much reserved in the minute; of tokens alone."""
-        command = self._ending(asked, lease, minute, difference)
-        self._valkey.tell(command, partial(self._owe, command) if lease else None)
+        self._valkey.tell(self._ending(asked, lease, minute, difference), self._owe if lease else None)
 
-    def _ending(self, asked: _Question, lease: bytes, minute: int, difference: int) -> Command:
-        return self._command(RELEASE, asked.keys, lease, minute, difference)
+    def _ending(self, asked: _Question, lease: bytes, minute: int, difference: int) -> bytes:
+        """See RELEASE."""
+        told = _NOTHING_TOLD if not difference else bulk(minute) + bulk(difference)
+        return b"".join((asked.release, self._now(), bulk(lease), told))
 
-    def _renewal(self, places: tuple[bytes, ...], lease: bytes) -> Command:
-        return self._command(RENEW, places, lease, self._lease_ms)
+    def _renewal(self, places: tuple[bytes, ...], lease: bytes) -> bytes:
+        """See RENEW."""
+        return b"".join((RENEW.call(places, 3), self._now(), bulk(lease), bulk(self._lease_ms)))
 
-    def _command(self, script: Script, keys: tuple[bytes, ...], *arguments: bytes | int) -> Command:
-        now_ms: bytes | int = b"" if self._given_now_s is None else int(self._given_now_s() * 1000)
-        return b"EVALSHA", script.name, len(keys), *keys, now_ms, *arguments
+    def _now(self) -> bytes:
+        return _ITS_OWN_TIME if self._given_now_s is None else bulk(int(self._given_now_s() * 1000))
 
     # Tables
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -24,6 +24,12 @@ _STEADY_S = 1.0
 """A connection that lasts for less has not ended the trouble."""
 
 
+def bulk(value: bytes | int) -> bytes:
+    """A part of a command as it is sent."""
+    text = value if isinstance(value, bytes) else b"%d" % value
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
 class Script:
     """A Lua script, and the name that Valkey knows it by once it is loaded."""
 
@@ -32,6 +38,11 @@ class Script:
     def __init__(self, text: str) -> None:
         self.text = text
         self.name = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
+
+    def call(self, keys: Sequence[bytes], arguments: int) -> bytes:
+        """The beginning of a command that runs it, up to its arguments, of which there are so many."""
+        parts: tuple[bytes | int, ...] = (b"EVALSHA", self.name, len(keys), *keys)
+        return b"*%d\r\n" % (len(parts) + arguments) + b"".join(map(bulk, parts))
 
 
 class Valkey:
@@ -65,23 +76,25 @@ class Valkey:
 
     @property
     def is_up(self) -> bool:
-        return self._link is not None and not self._link.ended.done()
+        return self._link is not None and not self._link.is_over
 
     def ask(self, command: Command) -> "asyncio.Future[object]":
         """The answer to a command. Raises ValkeyDown, at once where nothing can be asked."""
-        if self._link is None:
+        link = self._link
+        if link is None:
             raise ValkeyDown("it is away")
-        return self._link.ask(command)
+        return link.ask(command)
 
-    def tell(self, command: Command, on_lost: OnLost | None = None) -> None:
-        """Send a command whose answer says nothing; `on_lost` is called where it may not have arrived."""
+    def tell(self, command: bytes, on_lost: OnLost | None = None) -> None:
+        """Send a command whose answer says nothing; `on_lost` is told it where it may not have arrived."""
+        link = self._link
         try:
-            if self._link is None:
+            if link is None:
                 raise ValkeyDown("it is away")
-            self._link.tell(command, on_lost)
+            link.tell(command, on_lost)
         except ValkeyDown:
             if on_lost is not None:
-                on_lost()
+                on_lost(command)
 
     async def begin(self) -> None:
         """Try to connect, once."""

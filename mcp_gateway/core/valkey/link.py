@@ -18,10 +18,11 @@ _MOST_UNSENT_BYTES = 4 * 1024 * 1024
 _GRACE_S = 0.001
 """For answers that lie in the socket when our own process was late: timers run before sockets are read."""
 
-Command = tuple[str | bytes | int | float, ...]
-OnLost = Callable[[], None]
-_Waiting = tuple[float, "asyncio.Future[object] | None", OnLost | None]
-"""Since when, and who is told the answer, or that there is none."""
+Command = bytes | tuple[str | bytes | int | float, ...]
+"""As it is sent, or its parts."""
+OnLost = Callable[[bytes], None]
+_Waiting = tuple[float, bytes, "asyncio.Future[object] | None", OnLost | None]
+"""Since when, the command, and who is told the answer, or that there is none."""
 
 
 class ValkeyDown(Exception):
@@ -35,6 +36,9 @@ class Link(asyncio.Protocol):
     _watch: asyncio.TimerHandle | None = None
     _is_flush_due = False
     _is_full = False
+    _asked_at_s = 0.0
+    """When this turn of the loop began to ask."""
+    is_over = False
 
     def __init__(self, answer_s: float) -> None:
         """`answer_s` is how long an answer may take before the connection is taken for dead."""
@@ -50,14 +54,12 @@ class Link(asyncio.Protocol):
 
     def ask(self, command: Command) -> "asyncio.Future[object]":
         """The answer. Raises ValkeyDown, as the future does where none comes."""
-        self._check_room()
         future: asyncio.Future[object] = self._loop.create_future()
         self._send(command, future, None)
         return future
 
     def tell(self, command: Command, on_lost: OnLost | None = None) -> None:
-        """Send what needs no answer; `on_lost` is called where it may not have arrived. Raises ValkeyDown."""
-        self._check_room()
+        """Send what needs no answer; `on_lost` is told it where it may not have arrived. Raises ValkeyDown."""
         self._send(command, None, on_lost)
 
     def close(self) -> None:
@@ -68,23 +70,23 @@ class Link(asyncio.Protocol):
 
     def abort(self, why: str) -> None:
         """End it at once."""
-        if not self.ended.done():
+        if not self.is_over:
             self._end(why)
             if self._transport is not None:
                 self._transport.abort()
 
-    def _check_room(self) -> None:
-        if self._is_full or self.ended.done() or len(self._waiting) >= _MOST_WAITING:
-            raise ValkeyDown("it does not take any more")
-
     def _send(self, command: Command, future: "asyncio.Future[object] | None", on_lost: OnLost | None) -> None:
-        self._waiting.append((self._loop.time(), future, on_lost))
-        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # it may be of any length
+        if self._is_full or self.is_over or len(self._waiting) >= _MOST_WAITING:
+            raise ValkeyDown("it does not take any more")
+        sent = command if isinstance(command, bytes) else hiredis.pack_command(command)  # type: ignore[arg-type]
         if not self._is_flush_due:
             self._is_flush_due = True
+            self._asked_at_s = self._loop.time()
             self._loop.call_soon(self._flush)
             if self._watch is None:
                 self._watch = self._loop.call_later(self._answer_s, self._look)
+        self._waiting.append((self._asked_at_s, sent, future, on_lost))
+        self._unsent.append(sent)
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -100,7 +102,7 @@ class Link(asyncio.Protocol):
 
     def _look_again(self) -> None:
         self._watch = None
-        if not self._waiting or self.ended.done():
+        if not self._waiting or self.is_over:
             return
         left_s = self._waiting[0][0] + self._answer_s - self._loop.time()
         if left_s <= 0:
@@ -125,9 +127,10 @@ class Link(asyncio.Protocol):
         try:
             reader.feed(data)
             while (answer := reader.gets()) is not False:
-                _, future, on_lost = waiting.popleft()
+                asked = waiting.popleft()
                 if isinstance(answer, Exception):
-                    return self._refused(str(answer), future, on_lost)
+                    return self._refused(str(answer), asked)
+                future = asked[2]
                 if future is not None and not future.done():
                     future.set_result(answer)
         except (hiredis.ProtocolError, IndexError):
@@ -136,25 +139,27 @@ class Link(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._end("the connection has ended" if error is None else str(error))
 
-    def _refused(self, why: str, future: "asyncio.Future[object] | None", on_lost: OnLost | None) -> None:
+    def _refused(self, why: str, asked: _Waiting) -> None:
         """A script that is unknown, a server that may not write: nothing that passes by itself on this connection."""
         self.abort(why)
-        _lose(why, future, on_lost)
+        _lose(why, asked)
 
     def _end(self, why: str) -> None:
-        if self.ended.done():
+        if self.is_over:
             return
+        self.is_over = True
         self.ended.set_result(why)
         if self._watch is not None:
             self._watch.cancel()
         waiting, self._waiting = self._waiting, deque()
-        for _, future, on_lost in waiting:
-            _lose(why, future, on_lost)
+        for asked in waiting:
+            _lose(why, asked)
 
 
-def _lose(why: str, future: "asyncio.Future[object] | None", on_lost: OnLost | None) -> None:
+def _lose(why: str, asked: _Waiting) -> None:
+    _, command, future, on_lost = asked
     if future is not None and not future.done():
         future.set_exception(ValkeyDown(why))
         future.exception()  # whoever waits sees it; where nobody does any more, nothing is logged
     if on_lost is not None:
-        on_lost()
+        on_lost(command)

@@ -1,6 +1,7 @@
 """The frozen settings tree: every setting with its default, its unit in the name and a line of help.
 
-Read from a TOML file and from environment variables (`GATEWAY_` prefix, nested with `__`, which win over the file).
+Read from a TOML file and from environment variables (`GATEWAY_` prefix, nested with `__`, which win over the file), or
+from files that variables name (`_FILE` behind their names).
 An unknown key is refused with the nearest known one. Secrets never appear in a repr or in a message.
 """
 
@@ -37,6 +38,7 @@ from mcp_gateway.core.config_faults import TABLES_IN_LISTS, KeyPath, describe_fa
 from mcp_gateway.core.countries import COUNTRY_CODES
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.fees import FeeText, quoted
+from mcp_gateway.core.file_variables import read_file_variables
 from mcp_gateway.core.mcp_paths import MCP_PATHS
 from mcp_gateway.core.money import MILLION_TOKENS, NANO_PER_CENT, PICO_PER_USD, parse_price, parse_usd
 from mcp_gateway.core.oauth_settings import OAuthSettings
@@ -1236,18 +1238,20 @@ def load_settings(config_file: Path | None, environ: Mapping[str, str]) -> Setti
     paths = {setting.variable: setting.path for setting in _every_setting() if setting.variable}
     links = passed_over(environ)
     given = {name: text for name, text in environ.items() if name.startswith(ENV_PREFIX) and text and name not in links}
-    for name in given.keys() & paths.keys():
-        _put(tree, paths[name], given[name])
-    faults: list[str] = []
+    in_files = read_file_variables(given, paths.keys())
+    said = {name: given[name] for name in given.keys() & paths.keys()} | in_files.texts
+    for name, text in said.items():
+        _put(tree, paths[name], text)
+    faults = in_files.faults
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        variables = {path: name for name, path in paths.items() if name in given}
+        variables = {paths[name]: in_files.names.get(name, name) for name in said}
         faults += [
             describe_fault(fault, known, variables, str(file or "settings"))
             for fault in error.errors(include_url=False, include_input=False)
         ]
-    unknown = given.keys() - paths.keys() - NOT_SETTINGS
+    unknown = given.keys() - paths.keys() - NOT_SETTINGS - set(in_files.names.values())
     faults += [describe_unknown_variable(name, paths) for name in sorted(unknown)]
     if faults:
         raise ConfigError(faults)

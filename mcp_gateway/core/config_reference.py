@@ -47,6 +47,8 @@ file.
 
 - Settings are read from the file that `--config` names, else from `gateway.toml` in the working folder if there is one.
 - Environment variables win over the file. An empty one counts as unset. A list is written with commas, or as JSON.
+- `_FILE` behind the name of a variable has it read from a file, as containers get their secrets:
+  `GATEWAY_METRICS_TOKEN_FILE=/run/secrets/metrics_token`.
 - A setting that does not exist is refused, in the file and in the environment, with the name that is nearest.
   `GATEWAY_URL` and `GATEWAY_API_KEY` belong to the stdio bridge; the server passes over them.
 - Times are in seconds (`_s`), sizes in bytes, money in USD as decimal strings; prices are for one token unless they say

@@ -52,6 +52,12 @@ def faults_if_any(toml: str = "", **environ: str) -> str:
     return ""
 
 
+def example_of(setting: Setting) -> tuple[Any, str]:
+    """Of what it may be, and how a variable says it."""
+    shown = (setting.field.examples or [setting.field.default])[0]
+    return shown, ",".join(map(str, shown)) if isinstance(shown, list | tuple) else str(shown)
+
+
 def fault(toml: str = "", **environ: str) -> str:
     found = faults(toml, **environ)
     assert len(found) == 1, found
@@ -190,9 +196,7 @@ class TestSources:
 
     @each("setting", WITH_VARIABLE)
     def test_every_setting_can_be_set_by_its_variable(self, setting: Setting) -> None:
-        examples = setting.field.examples or [setting.field.default]
-        shown = examples[0]
-        text = ",".join(map(str, shown)) if isinstance(shown, list | tuple) else str(shown)
+        shown, text = example_of(setting)
         value: Any = load(WHAT_OTHERS_NEED, **{str(setting.variable): text})
         for name in setting.path:
             value = getattr(value, name)
@@ -679,6 +683,65 @@ class TestSecrets:
         with pytest.raises(ValidationError) as raised:
             Settings.model_validate({"port": CANARY})
         assert CANARY not in str(raised.value)
+
+
+class TestFilesOfVariables:
+    """`_FILE` behind the name of a setting's variable."""
+
+    @each("setting", WITH_VARIABLE)
+    def test_every_setting_can_be_read_from_a_file_that_its_variable_names(self, setting: Setting) -> None:
+        _, text = example_of(setting)
+        if not text:
+            return
+        Path("value").write_text(f"{text}\n")
+        by_file = load(WHAT_OTHERS_NEED, **{f"{setting.variable}_FILE": str(Path("value").absolute())})
+        assert by_file == load(WHAT_OTHERS_NEED, **{str(setting.variable): text})
+
+    def test_it_wins_over_the_configuration_file(self) -> None:
+        Path("port").write_text("81")
+        assert load("port = 80", GATEWAY_PORT_FILE="port").port == 81
+
+    def test_a_setting_whose_own_name_ends_so_is_no_such_variable(self) -> None:
+        assert load(GATEWAY_IMAGE_BLOCKLIST_FILE="/nowhere").image_blocklist_file == Path("/nowhere")
+
+    @each(
+        ("written", "told"),
+        [
+            (None, "the file cannot be read: No such file or directory"),
+            (b" \n", "the file is empty"),
+            (b"\xff", "the file is not UTF-8 text"),
+        ],
+    )
+    def test_a_file_that_gives_no_text_is_a_fault(self, written: bytes | None, told: str) -> None:
+        Path("token").unlink(missing_ok=True)
+        if written is not None:
+            Path("token").write_bytes(written)
+        assert fault(GATEWAY_METRICS_TOKEN_FILE="token") == f"GATEWAY_METRICS_TOKEN_FILE: {told}"
+
+    @each(
+        ("file", "told"),
+        [
+            ("~nobody-of-this-name/x", "the file cannot be read"),
+            (".", "the file cannot be read: Is a directory"),
+            ("\0", "the file is not UTF-8 text"),
+        ],
+    )
+    def test_what_names_no_file_is_a_fault(self, file: str, told: str) -> None:
+        assert told in fault(GATEWAY_PORT_FILE=file)
+
+    def test_both_at_once_is_a_fault_that_shows_neither(self) -> None:
+        Path("token").write_text(CANARY)
+        told = fault(GATEWAY_METRICS_TOKEN=CANARY, GATEWAY_METRICS_TOKEN_FILE="token")
+        assert told == "GATEWAY_METRICS_TOKEN_FILE: say it by this variable or by the one without _FILE, not by both"
+
+    def test_a_bad_text_is_told_by_the_variable_that_named_the_file_and_not_shown(self) -> None:
+        Path("token").write_text(f"{CANARY} {CANARY}")
+        told = fault(GATEWAY_METRICS_TOKEN_FILE="token")
+        assert told.startswith("GATEWAY_METRICS_TOKEN_FILE: ")
+        assert CANARY not in told
+
+    def test_a_misspelt_one_is_refused_with_the_nearest_name(self) -> None:
+        assert fault(GATEWAY_METRICS_TOKN_FILE="token").endswith("did you mean GATEWAY_METRICS_TOKEN?")
 
 
 junk = st.recursive(

@@ -1,6 +1,10 @@
-"""The console script. The bridge goes first: desktop clients start it often, and it needs none of the server."""
+"""The console script. What is started often, and needs none of the server, goes first: the bridge by desktop clients,
+and the question whether a gateway lives by containers, in the very words that their image has.
+"""
 
 import sys
+
+_LIVE_WORDS = 5
 
 
 def main() -> None:
@@ -8,6 +12,10 @@ def main() -> None:
         from bridge.mcp_stdio_bridge import main as run_bridge  # noqa: PLC0415 - see above
 
         sys.exit(run_bridge(sys.argv[2:]))
+    if len(sys.argv) == _LIVE_WORDS and sys.argv[1:4] == ["health", "--live", "--url"]:
+        from mcp_gateway.health import is_live_at  # noqa: PLC0415 - see above
+
+        sys.exit(not is_live_at(sys.argv[4]))
     from mcp_gateway.cli import main as run_command  # noqa: PLC0415 - see above
 
     run_command()

@@ -29,6 +29,7 @@ from mcp_gateway.cli.desk import (
     run,
     settings_of,
 )
+from mcp_gateway.cli.health import tell_health
 from mcp_gateway.cli.reconcile import reconcile_ledger
 from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.cli.revenue import show_revenue
@@ -125,6 +126,7 @@ def _desk_options(config: Path | None, settings: Settings) -> str:
     return "".join(f" {shlex.quote(word)}" for word in named)
 
 
+app.command("health")(tell_health)
 app.command("revenue")(show_revenue)
 app.command("maintenance")(switch_maintenance)
 app.command("incident")(tell_incident)

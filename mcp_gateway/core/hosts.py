@@ -78,8 +78,13 @@ def without_port(host: str) -> str:
 
 def base_url_of(settings: Settings, host: str, port: int) -> str:
     """Where clients reach a gateway that listens there, as far as it can tell."""
+    return settings.public_url or listening_url(host, port)
+
+
+def listening_url(host: str, port: int) -> str:
+    """Where this very machine reaches a gateway that listens there."""
     reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    return settings.public_url or f"http://{_bracketed(reachable)}:{port}"
+    return f"http://{_bracketed(reachable)}:{port}"
 
 
 def path_of(base_url: str) -> str:

@@ -6,6 +6,7 @@ CLIENTS := build/clients
 FUZZ := build/fuzz
 ENGINES := build/engines
 CONSOLE := build/console
+DEPLOY := build/deploy
 # Compiled once, whatever the shell says: the programs that tests start are up sooner.
 export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
@@ -94,6 +95,10 @@ fuzz: $(VENV)/.installed-dev $(FUZZ)/.installed  ## schemathesis from /openapi.j
 test-console: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## each page of the console in Chromium: looks, keyboard, no script, what axe and the page's own policy complain of
 	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow tests/console
 
+.PHONY: test-deploy
+test-deploy: $(VENV)/.installed-dev $(DEPLOY)/.installed  ## what deploy/ has, by the programs that others have for each kind of file: hadolint, check-jsonschema, Helm, Kubernetes' schemas, promtool, systemd
+	@$(BIN)/python -m pytest -m slow tests/deploy
+
 screenshots: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## draw every page of the console in both themes and widths, into build/screenshots
 	@$(browser) PYTHONPATH=$(CONSOLE) SCREENSHOTS=build/screenshots $(BIN)/python -m pytest -m slow tests/console/test_looks.py
 
@@ -141,6 +146,10 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 		- -o tests/fuzz/requirements.txt
 	@printf 'playwright\naxe-playwright-python\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header - -o tests/console/requirements.txt
+	@printf 'check-jsonschema\nhadolint-bin\nhelm-python-sdk\nkubernetes-validate\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header - -o tests/deploy/requirements.txt
+	@echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		- -o deploy/build-requirements.txt
 
 lock-clients:  ## pin by hash what tests/clients/package.json names, with the npm that `make test-clients` has installed
 	@cd tests/clients && PATH="$(CURDIR)/$(CLIENTS)/tools/bin:$$PATH" node $(CURDIR)/$(CLIENTS)/tools/$(NPM) \
@@ -195,6 +204,15 @@ $(CONSOLE)/.installed: $(BIN)/python tests/console/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --target $(CONSOLE) -r tests/console/requirements.txt
 	@$(browser); test -n "$$CHROMIUM" || apt-get install --yes --quiet=2 --no-install-recommends chromium fonts-dejavu-core >/dev/null \
 		|| { apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	@touch $@
+
+# in an environment of their own; promtool is Debian's, taken out of its package, since nothing of Prometheus is to run
+$(DEPLOY)/.installed: $(BIN)/python tests/deploy/requirements.txt deploy/build-requirements.txt
+	@echo "installing into $(DEPLOY) ..."
+	@rm -rf $(DEPLOY) && $(BIN)/python -m venv $(DEPLOY) && mkdir $(DEPLOY)/debian
+	@$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/deploy/requirements.txt -r deploy/build-requirements.txt
+	@cd $(DEPLOY)/debian && { apt-get download --quiet=2 prometheus 2>/dev/null || { apt-get update --quiet=2 && apt-get download --quiet=2 prometheus; }; } \
+		&& dpkg -x prometheus_*.deb . && ln -s ../debian/usr/bin/promtool ../bin/promtool && rm prometheus_*.deb
 	@touch $@
 
 $(SUITES)/.installed: $(BIN)/python

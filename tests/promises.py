@@ -1203,6 +1203,31 @@ AREAS: dict[str, Area] = {
             ],
         },
     ),
+    "Deployment": Area(
+        ["docs/deploy.md", "docs/alerts.md"],
+        {
+            "The image, the compose file, the chart and the units are what the programs for their kinds take, and say of the gateway what is so.": [
+                "make test-deploy",
+                "tests/deploy/test_image.py",
+                "tests/deploy/test_chart.py",
+                "tests/deploy/test_compose.py",
+                "tests/deploy/test_unit.py",
+            ],
+            "Every alert is given where it should be and nowhere else, and says what to do; each metric of it and of the dashboard is one that a live gateway tells.": [
+                "make test-deploy",
+                "tests/deploy/test_watching.py",
+                "tests/deploy/test_promql.py",
+                "tests/core/observe/test_metrics.py",
+            ],
+            "Any setting can be read from a file that a variable names, so that no secret stands in an environment.": [
+                "tests/core/test_config.py::TestFilesOfVariables::test_every_setting_can_be_read_from_a_file_that_its_variable_names",
+                "tests/core/test_config.py::TestFilesOfVariables::test_a_bad_text_is_told_by_the_variable_that_named_the_file_and_not_shown",
+            ],
+            "A command tells how a gateway is, with the reasons on its own machine, by its status too.": [
+                "tests/test_health_command.py",
+            ],
+        },
+    ),
     "Hostile callers, fairness and HTTP": Area(
         ["SECURITY.md", "docs/threat-model.md"],
         {

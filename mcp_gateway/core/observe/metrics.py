@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -19,6 +19,7 @@ from mcp_gateway.core.record import RequestRecord, RoutingFacts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _DECISION_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1)
+_DELIVERIES = (("operator", "account"), ("delivered", "failed", "given_up"))
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -155,6 +156,13 @@ class Metrics:
             "gateway_unpaid_usd", "What answers cost beyond their holds and what their wallets had free.", ("model",),
             registry=registry,
         )  # fmt: skip
+        for counter, labels in (
+            *((self.connections_refused, (cap,)) for cap in ("all", "address")),
+            *((self.payments_uncredited, (reason,)) for reason in ("currency", "account", "payment", "unreadable")),
+            *((self.auto_topups, (outcome,)) for outcome in ("succeeded", "failed", "put_off")),
+            *((self.webhook_deliveries, deliveries) for deliveries in product(*_DELIVERIES)),
+        ):
+            counter.labels(*labels)  # at 0: of what is rare, the first event is else no increase that Prometheus sees
 
     def request_ended(
         self, record: RequestRecord, duration_s: float, first_token_s: float | None, *, is_test: bool = False

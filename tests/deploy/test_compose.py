@@ -1,0 +1,124 @@
+"""The compose file: as its own schema has it, and what it says of the gateway held against the gateway."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mcp_gateway.core.config import ENV_PREFIX, Settings, load_settings, settings_of
+from tests.deploy.programs import DEPLOY, accepted, refused
+
+pytestmark = pytest.mark.slow
+FILE = DEPLOY / "compose.yaml"
+PROMETHEUS = DEPLOY / "prometheus" / "prometheus.yaml"
+VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^}]*\})*))?\}")
+
+
+def with_variables(told: Any, given: Mapping[str, str]) -> Any:
+    """As compose puts them into what it has read: `${NAME:-otherwise}`."""
+    if isinstance(told, dict):
+        return {name: with_variables(value, given) for name, value in told.items()}
+    if isinstance(told, list):
+        return [with_variables(value, given) for value in told]
+    while isinstance(told, str) and (found := VARIABLE.search(told)) is not None:
+        told = told[: found.start()] + (given.get(found[1]) or found[2] or "") + told[found.end() :]
+    return told
+
+
+def compose(**given: str) -> Any:
+    return with_variables(yaml.safe_load(FILE.read_text()), given)
+
+
+def seconds(text: str) -> int:
+    return int(text.removesuffix("s"))
+
+
+def test_it_is_what_the_specification_has() -> None:
+    accepted("check-jsonschema", "--builtin-schema", "vendor.compose-spec", FILE)
+
+
+def test_what_is_no_compose_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(FILE.read_text().replace("stop_grace_period:", "stop_grace_time:"))
+    assert "stop_grace_time" in refused(
+        "check-jsonschema", "--builtin-schema", "vendor.compose-spec", tmp_path / "compose.yaml"
+    )
+
+
+def test_files_that_it_names_are_there_but_for_secrets() -> None:
+    told = compose()
+    for named in told["configs"].values():
+        assert (DEPLOY / named["file"]).is_file(), named
+    assert all(named["file"].startswith("./secrets/") for named in told["secrets"].values())
+    assert (DEPLOY / told["services"]["gateway"]["build"]["context"] / "deploy/docker/Dockerfile").is_file()
+
+
+def test_the_gateway_starts_with_its_environment(tmp_path: Path) -> None:
+    """Whose secrets come from files that compose puts there."""
+    for name in ("metrics_token", "operator_token"):
+        (tmp_path / name).write_text(f"the-{name}\n")
+    told = compose(GATEWAY_VLLM_URLS="http://vllm:8000")
+    environ = {
+        name: value.replace("/run/secrets", str(tmp_path))
+        for name, value in told["services"]["gateway"]["environment"].items()
+    }
+    settings = load_settings(DEPLOY / told["configs"]["gateway"]["file"], environ)
+    assert settings.metrics_token is not None
+    assert settings.metrics_token.get_secret_value() == "the-metrics_token"
+    assert settings.vllm_urls == ("http://vllm:8000",)
+    subnet = told["networks"]["gateway"]["ipam"]["config"][0]
+    assert settings.trusted_proxies == (subnet["gateway"],)
+    assert set(told["services"]["gateway"]["secrets"]) == {
+        Path(value).name for name, value in environ.items() if name.endswith("_FILE")
+    }
+
+
+def test_without_variables_it_serves_the_demo() -> None:
+    told = compose()["services"]["gateway"]
+    given = {name: value for name, value in told["environment"].items() if not name.endswith("_FILE")}
+    assert load_settings(None, given).vllm_urls == ()
+    assert told["ports"] == ["127.0.0.1:8080:8080"]
+    known = {setting.variable for setting in settings_of(Settings)}
+    assert {name.removesuffix("_FILE") for name in told["environment"] if name.startswith(ENV_PREFIX)} <= known
+
+
+def test_an_end_may_take_as_long_as_the_longest_drain() -> None:
+    told, settings = compose(), Settings()
+    assert (
+        seconds(told["services"]["gateway"]["stop_grace_period"])
+        >= 10 + settings.drain_announce_s + settings.drain_timeout_s
+    )
+
+
+def test_the_gateway_may_write_its_data_and_nothing_else() -> None:
+    gateway = compose()["services"]["gateway"]
+    assert (gateway["read_only"], gateway["cap_drop"], gateway["user"]) == (True, ["ALL"], "10001:10001")
+    assert gateway["volumes"] == ["data:/var/lib/mcp-gateway"]
+
+
+def test_every_published_port_is_this_machine_s_alone() -> None:
+    published = [port for service in compose()["services"].values() for port in service.get("ports", ())]
+    assert len(published) == 3
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_gpus_and_observation_are_asked_for() -> None:
+    services = compose()["services"]
+    assert {name: service.get("profiles", []) for name, service in services.items()} == {
+        "gateway": [], "vllm": ["gpu"], "prometheus": ["observe"], "grafana": ["observe"],
+    }  # fmt: skip
+
+
+def test_prometheus_takes_its_configuration_and_asks_the_gateway(tmp_path: Path) -> None:
+    accepted("promtool", "check", "config", "--syntax-only", PROMETHEUS)
+    (tmp_path / "prometheus.yaml").write_text(PROMETHEUS.read_text().replace("credentials_file", "credential_file"))
+    assert "credential_file" in refused("promtool", "check", "config", "--syntax-only", tmp_path / "prometheus.yaml")
+    told, asked = compose(), yaml.safe_load(PROMETHEUS.read_text())
+    (job,) = asked["scrape_configs"]
+    mounted = {config["target"] for config in told["services"]["prometheus"]["configs"]}
+    assert {f"/etc/prometheus/{file}" for file in asked["rule_files"]} < mounted
+    assert job["static_configs"] == [{"targets": ["gateway:8080"]}]
+    assert job["authorization"]["credentials_file"] == "/run/secrets/metrics_token"
+    assert "metrics_token" in told["services"]["prometheus"]["secrets"]

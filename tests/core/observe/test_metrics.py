@@ -13,7 +13,7 @@ from mcp_gateway.core.payments.facts import Uncreditable
 
 def test_what_is_rare_is_counted_from_nothing_on_so_that_its_first_event_is_an_increase() -> None:
     """Of each kind that whoever counts there knows; labels are on the page in the order of their names."""
-    kinds = {
+    kinds: dict[str, list[tuple[str, ...]]] = {
         "gateway_connections_refused": [(cap,) for cap in get_args(Cap)],
         "gateway_payments_uncredited": [(reason,) for reason in (*get_args(Uncreditable), "unreadable")],
         "gateway_auto_topups": [(outcome,) for outcome in get_args(Counted)],

@@ -16,8 +16,11 @@ class LogLimit:
         self._now_s = now_s
         self._next_at_s = -inf
 
-    def warning(self, message: str, *values: object) -> None:
+    def warning(self, message: str, *values: object) -> bool:
+        """Whether it was passed on."""
         now_s = self._now_s()
-        if now_s >= self._next_at_s:
-            self._next_at_s = now_s + _REST_S
-            self._logger.warning(message, *values)
+        if now_s < self._next_at_s:
+            return False
+        self._next_at_s = now_s + _REST_S
+        self._logger.warning(message, *values)
+        return True

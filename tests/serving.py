@@ -194,18 +194,33 @@ class Door:
 
     async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What stands in the database once everything written so far is committed."""
+        found: list[tuple[Any, ...]] = await self._read("rows", sql, parameters)
+        return found
+
+    async def records(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
+        """The same by the names of their columns."""
+        found: list[dict[str, Any]] = await self._read("records", sql, parameters)
+        return found
+
+    async def _read(self, shape: str, sql: str, parameters: Sequence[object]) -> Any:
         await self.gateway.ledger._store.flushed()
+        _, url = self.gateway.settings.database_place
+        if url is not None:
+            from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
+
+            with Outside(url) as outside:
+                return getattr(outside, shape)(sql, *parameters)
         with contextlib.closing(sqlite3.connect(self.data_dir / DATABASE)) as connection:
-            return connection.execute(sql, parameters).fetchall()
+            if shape == "rows":
+                return connection.execute(sql, parameters).fetchall()
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(sql, parameters)]
 
     async def record(self, response: httpx2.Response) -> dict[str, Any]:
         """The request log's row of an answer."""
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-        await self.gateway.ledger._store.flushed()
-        with contextlib.closing(sqlite3.connect(self.data_dir / DATABASE)) as connection:
-            connection.row_factory = sqlite3.Row
-            sql = "SELECT * FROM requests WHERE id = ?"
-            return dict(connection.execute(sql, (response.headers["x-request-id"],)).fetchone())
+        (found,) = await self.records("SELECT * FROM requests WHERE id = ?", response.headers["x-request-id"])
+        return found
 
 
 def unread(door: Door) -> int:

@@ -56,9 +56,7 @@ class Stage:
     async def records(self) -> list[dict[str, Any]]:
         """The log's rows of its account, once all is over."""
         assert await self.door.gateway.lifecycle.wait_until_idle(PATIENCE_S)
-        names = [row[1] for row in await self.door.rows("PRAGMA table_info(requests)")]
-        rows = await self.door.rows("SELECT * FROM requests WHERE account_id = ? ORDER BY id", self.account_id)
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return await self.door.records("SELECT * FROM requests WHERE account_id = ? ORDER BY id", self.account_id)
 
     async def worst_nano(self, spoken: Spoken, **fields: Any) -> int:
         """What is held for such a request, where the wallet has it."""

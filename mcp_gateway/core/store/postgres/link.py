@@ -1,6 +1,7 @@
 """One connection, as executors need it: they are no coroutines, so each is in a thread with a loop of its own."""
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,6 +133,11 @@ class PostgresLink:
     def cancel(self) -> None:
         """From another thread: give up what is asked now."""
         self._loop.call_soon_threadsafe(self._cancel_all)
+
+    def rest(self) -> None:
+        """Forget what was to be given up and has ended by itself."""
+        with contextlib.suppress(asyncio.CancelledError):
+            self._run(asyncio.sleep(0))
 
     def drop(self) -> None:
         """Without asking whoever may not answer any more."""

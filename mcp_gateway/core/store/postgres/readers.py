@@ -52,13 +52,29 @@ class _LinkedLane:
     def __init__(self, where: Where) -> None:
         self._link = PostgresLink(where)
         self._thread = ThreadPoolExecutor(1, "postgres-reader")
+        self._failures = 0
+        self._failure: DatabaseError | None = None
+        """The last of these: a server that did not answer, which takes its time to be known."""
 
     async def read(self, answer: RunRead, read: Read[Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _answered, self._link, answer, read)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._read, answer, read, self._failures)
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._link.close)
         await asyncio.to_thread(self._thread.shutdown)
+
+    def _read(self, answer: RunRead, read: Read[Any], failures: int) -> Any:
+        """One that waited while others failed would fail as they did, and is told so without waiting as long."""
+        if failures != self._failures and self._failure is not None:
+            raise DatabaseError(str(self._failure))
+        try:
+            return _answered(self._link, answer, read)
+        except DatabaseError as error:
+            if error.__cause__ is not None and is_gone(error.__cause__):
+                self._failures += 1
+                self._failure = error
+            raise
 
 
 class _ReportLinks:
@@ -76,6 +92,7 @@ class _ReportLinks:
             return _answered(link, asked.answer, asked.report)
         finally:
             del self._busy[asked]
+            link.rest()
             self._idle.append(link)
 
     def give_up(self, asked: AskedReport) -> None:

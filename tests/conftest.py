@@ -164,6 +164,8 @@ def own_objects() -> None:
 
 def pytest_sessionfinish() -> None:
     """What was left in cycles, and not closed, is found in the end; pytest looks twice more, through little."""
+    if (server := sys.modules.get("tests.postgres_server")) is not None:
+        server.end_server()
     gc.unfreeze()
     gc.collect()
     gc.freeze()

@@ -1,6 +1,5 @@
 """A PostgreSQL of the tests' own, from a package: one server for a run, and a database for each test that asks."""
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -192,6 +191,10 @@ def _seeds() -> str:
 @cache
 def postgres_server() -> PostgresServer:
     """The one of this run."""
-    server = PostgresServer()
-    atexit.register(server.end)
-    return server
+    return PostgresServer()
+
+
+def end_server() -> None:
+    """Of this run, where a test has asked for it."""
+    if postgres_server.cache_info().currsize:
+        postgres_server().end()

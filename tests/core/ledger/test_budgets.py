@@ -120,7 +120,7 @@ def test_a_zone_is_known_by_its_name() -> None:
 async def two_keys(store: Store, account: str) -> None:
     """Those that budgets are of."""
     for key_id in ("key_one", "key_two"):
-        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', 0, 0, NULL, NULL, NULL, NULL, NULL)"
+        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', FALSE, 0, NULL, NULL, NULL, NULL, NULL)"
         await store.write(changing(sql, (key_id, account, digest_of(key_id))))
 
 

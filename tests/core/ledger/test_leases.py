@@ -38,7 +38,7 @@ LINES = {
 @pytest.fixture(autouse=True)
 async def lines(store: Store, account: str) -> None:
     for key_id in LINES:
-        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', 0, 0, NULL, NULL, NULL, NULL, NULL)"
+        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', FALSE, 0, NULL, NULL, NULL, NULL, NULL)"
         await store.write(changing(sql, (key_id, account, digest_of(key_id))))
 
 

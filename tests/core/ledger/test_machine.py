@@ -345,7 +345,7 @@ class LedgerLife(RuleBasedStateMachine):
     def make_accounts(self) -> None:
         accounts = Accounts(self.store, new_id=new_id, now_ms=self.clock)
         self.wallets = {self.run(accounts.create(name)).id: Wallet() for name in ("Ann", "Bob")}
-        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', 0, 0, NULL, NULL, NULL, NULL, NULL)"
+        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', FALSE, 0, NULL, NULL, NULL, NULL, NULL)"
         for account, name in product(self.wallets, ("maker", "made")):
             key_id = f"key_{name}_{account}"
             self.run(self.other.write(changing(sql, (key_id, account, digest_of(key_id)))))

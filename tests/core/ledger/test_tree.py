@@ -222,7 +222,7 @@ class TreeLife(RuleBasedStateMachine):
     def make_tree(self, is_grown: bool) -> None:
         """With budgets, or with none."""
         self.account = self.run(Accounts(self.store, new_id=new_id, now_ms=self.clock).create("Ann")).id
-        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', 0, 0, NULL, NULL, NULL, NULL, NULL)"
+        sql = "INSERT INTO keys VALUES (?, ?, ?, 'gw_live_', '', FALSE, 0, NULL, NULL, NULL, NULL, NULL)"
         for key in KEYS:
             self.run(self.store.write(changing(sql, (key, self.account, digest_of(key)))))
         for group in dict.fromkeys(GROUPS.values()):

@@ -129,14 +129,13 @@ def _one_moment(link: PostgresLink) -> Iterator[None]:
         if not link.is_open:
             link.connect()
         link.script(_ONE_MOMENT)
-        try:
-            yield
-        finally:
-            if link.is_open:
-                link.script("ROLLBACK")
+        yield
+        link.script("ROLLBACK")
     except BaseException as error:
         if is_gone(error) or isinstance(error, asyncio.CancelledError):
-            link.drop()
+            link.drop()  # without waiting once more for whoever is silent
+        else:
+            link.script("ROLLBACK")
         raise
 
 

@@ -59,10 +59,9 @@ class WriterSession:
 
     def be_patient(self) -> None:
         """What follows in this transaction may read much."""
-        if not self.is_patient:
-            self.is_patient = True
-            self.link.patient(_PATIENT_S)
-            self.link.script(f"SET LOCAL statement_timeout TO {int(_PATIENT_S * 1000)}")
+        self.is_patient = True
+        self.link.patient(_PATIENT_S)
+        self.link.script(f"SET LOCAL statement_timeout TO {int(_PATIENT_S * 1000)}")
 
     def note_batch(self) -> None:
         """Number what is about to be committed."""

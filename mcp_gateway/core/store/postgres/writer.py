@@ -234,8 +234,8 @@ class BatchWriter:
             self._roll_back()
             return _Ended()
         except Exception as error:  # noqa: BLE001 - whatever failed, the batch waits to be run again
+            self._session.give_up(error)  # first, so that nobody waits once more for whoever is silent
             self._roll_back()
-            self._session.give_up(error)
             return _Ended(error)
         facts = self._transaction.take_told()
         try:

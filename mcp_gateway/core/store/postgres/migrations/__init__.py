@@ -49,8 +49,7 @@ def migrate_database(link: PostgresLink) -> int:
             link.execute("INSERT INTO schema_migrations (number, sha256) VALUES (?, ?)", (number, steps[number].sha256))
         link.script("COMMIT")
     except BaseException:
-        if link.is_open:
-            link.script("ROLLBACK")
+        link.drop()
         raise
     return len(pending)
 

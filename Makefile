@@ -17,7 +17,7 @@ NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
 browser = CHROMIUM="$$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
 
-.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways test-engines coverage crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bench-engines bundle routing-gates \
+.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways test-engines coverage test-uncovered crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bench-engines bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
@@ -51,22 +51,28 @@ test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs th
 	@$(BIN)/python -m pytest -m engines $(WORKERS)
 	@$(BIN)/python -m pytest -m "not slow and not program" --valkey tests/doors/test_http_limits.py tests/doors/test_mcp_bounds.py
 
+# what runs the lines and branches of inference, the ledger and the store
+COVERED := tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
+	tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
+	tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
+	tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py \
+	tests/doors/test_minted_keys.py tests/doors/test_leases.py tests/doors/test_mcp_budgets.py \
+	tests/doors/test_tool_r*.py tests/doors/test_openrouter_account.py tests/doors/test_mcp_server_tools.py \
+	tests/doors/test_routed_surfaces.py tests/doors/test_people.py tests/doors/test_roles.py tests/doors/test_oidc*.py tests/doors/test_oauth.py tests/doors/test_admin_*.py \
+	tests/doors/test_refused_requests.py tests/doors/test_rotation.py tests/doors/test_key_*.py tests/doors/test_reload.py tests/doors/test_webhooks.py tests/doors/test_attribution.py \
+	tests/doors/test_auto_topups.py \
+	tests/providers tests/test_commands.py tests/test_user_commands.py tests/test_audit_command.py
+
 coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
-	@rm -rf build/coverage && mkdir -p build/coverage && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" $(WORKERS) \
-		tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
-		tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
-		tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
-		tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py \
-		tests/doors/test_minted_keys.py tests/doors/test_leases.py tests/doors/test_mcp_budgets.py \
-		tests/doors/test_tool_r*.py tests/doors/test_openrouter_account.py tests/doors/test_mcp_server_tools.py \
-		tests/doors/test_routed_surfaces.py tests/doors/test_people.py tests/doors/test_roles.py tests/doors/test_oidc*.py tests/doors/test_oauth.py tests/doors/test_admin_*.py \
-		tests/doors/test_refused_requests.py tests/doors/test_rotation.py tests/doors/test_key_*.py tests/doors/test_reload.py tests/doors/test_webhooks.py tests/doors/test_attribution.py \
-		tests/doors/test_auto_topups.py \
-		tests/providers tests/test_commands.py tests/test_user_commands.py tests/test_audit_command.py && \
+	@rm -rf build/coverage && mkdir -p build/coverage && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" $(WORKERS) $(COVERED) && \
 		$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
 
+test-uncovered: $(VENV)/.installed-dev  ## run what `make coverage` leaves of test-doors, -surfaces, -providers and -gateways: with it, all that these four do
+	@$(BIN)/python -m pytest -m "(doors or surfaces or providers or gateways) and not slow and not program" $(WORKERS) \
+		$(addprefix --ignore=,$(wildcard $(COVERED)))
+
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
-	@$(BIN)/python -m pytest -m slow tests/crash
+	@$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal tests/crash
 
 outages: $(VENV)/.installed-dev  ## lock the database, fill the disk, fail its fsyncs under traffic by all doors, and audit the books
 	@$(BIN)/python -m pytest -m slow --numprocesses 4 tests/outages
@@ -93,7 +99,7 @@ fuzz: $(VENV)/.installed-dev $(FUZZ)/.installed  ## schemathesis from /openapi.j
 	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/fuzz
 
 test-console: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## each page of the console in Chromium: looks, keyboard, no script, what axe and the page's own policy complain of
-	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow tests/console
+	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal tests/console
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.installed-dev $(DEPLOY)/.installed  ## what deploy/ has, by the programs that others have for each kind of file: hadolint, check-jsonschema, Helm, Kubernetes' schemas, promtool, systemd

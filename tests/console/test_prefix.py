@@ -34,8 +34,8 @@ async def test_every_page_is_whole_and_leads_to_nowhere_outside_of_the_path(hous
             )
             outside = [one for one in targets if one.startswith("/") and not one.startswith(f"{PREFIX}/")]
             assert outside == [], path
-            asked_twice = [fault for fault in await watched.faults() if "404" not in fault]
-            assert asked_twice == [], path
+            faults = await watched.faults(by_axe=False)  # which finds in such a page what it does at the root
+            assert [fault for fault in faults if "404" not in fault] == [], path
             watched.complaints.clear()
 
 

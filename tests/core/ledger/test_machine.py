@@ -1,6 +1,7 @@
 """Random lives of two wallets and their budgets against an auditor that knows nothing of databases or memory."""
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections import Counter
@@ -318,6 +319,14 @@ class LedgerLife(RuleBasedStateMachine):
     async def _opened(self) -> Store:
         return await open_store(migrated(self.path), now_ms=self.clock, busy_timeout_s=PATIENT_S)
 
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Another process writes."""
+        return locked(self.path)
+
+    def hurry(self) -> None:
+        """Wait for no lock any more."""
+        self.store._writer._busy_timeout_s = 0.0
+
     def close(self) -> list[Any]:
         self.run(self.other.close())
         unwritten: list[Any] = self.run(self.store.close())
@@ -610,7 +619,7 @@ class LedgerLife(RuleBasedStateMachine):
         """What is charged stays held until it is written, taken back, or forgotten with the process."""
         if not (hold := self._an_open_hold(data)):
             return
-        with locked(self.path):
+        with self.locked():
             pending = self.run(self._pending(hold, cost, may_exceed=may_exceed))
             self.what_is_known_in_memory_is_what_the_auditor_says()
             self.run(self._hold(*data.draw(WANTED)))
@@ -649,8 +658,8 @@ class LedgerLife(RuleBasedStateMachine):
             return
         charged = self.wallet_of(hold).charge(hold.request_id, cost, self.now_ms, may_exceed=may_exceed)
         file = PendingFile(self.path.parent, self.run(self.store.identity()))
-        with locked(self.path):
-            self.store._writer._busy_timeout_s = 0.0
+        with self.locked():
+            self.hurry()
             file.write(self.run(self._closed_before_it_is_written(hold, cost, may_exceed=may_exceed)))
         self.run(self.other.close())
         self.open()

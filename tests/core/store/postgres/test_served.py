@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from mcp_gateway.core.store import opening
 from mcp_gateway.core.store.database import NotRestorable, SchemaTooNew
 from mcp_gateway.core.store.opening import database_in
 from mcp_gateway.core.store.postgres.database import PostgresDatabase
+from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
+from mcp_gateway.core.store.postgres.migrations import migrate_database
 from mcp_gateway.core.store.sole import AlreadyServed
 from tests.postgres_server import Outside, postgres_server
 from tests.postgres_stores import lent_database
@@ -84,6 +87,21 @@ def test_what_is_to_be_installed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(DatabaseError, match=r"mcp-gateway\[postgres\]"):
         opening.database_in(tmp_path, "postgresql://a@b/c")
+
+
+def test_of_five_that_begin_at_once_one_makes_the_schema() -> None:
+    url = postgres_server().make_empty()
+
+    def begin(_: int) -> int:
+        link = ThreadedPostgresLink(Where(url, 60.0, {}))
+        link.connect()
+        try:
+            return migrate_database(link)
+        finally:
+            link.close()
+
+    with ThreadPoolExecutor(5) as starters:
+        assert sorted(starters.map(begin, range(5))) == [0, 0, 0, 0, 1]
 
 
 def test_a_schema_of_a_later_version_and_one_that_was_changed_are_refused(tmp_path: Path) -> None:

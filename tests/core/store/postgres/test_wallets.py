@@ -1,0 +1,68 @@
+"""The wallet's auditor over PostgreSQL: the same life of a ledger, with another process beside it, locks and kills."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from hypothesis import settings
+
+from mcp_gateway.core.store.postgres.executors import EXECUTORS
+from mcp_gateway.core.store.postgres.link import Where
+from mcp_gateway.core.store.postgres.session import LOCKS, WRITING, WriterSession
+from mcp_gateway.core.store.postgres.store import PostgresStore
+from mcp_gateway.core.store.sqlite.store import Store
+from tests.core.ledger.test_machine import PATIENT_S, LedgerLife
+from tests.databases import FOR_TESTS
+from tests.postgres_server import Outside, postgres_server
+from tests.postgres_stores import NOTES
+
+pytestmark = pytest.mark.engines
+
+
+class LedgerElsewhere(LedgerLife):
+    """`store` and `other` have sessions at one database."""
+
+    def __init__(self) -> None:
+        self.url = postgres_server().make(NOTES)
+        super().__init__()
+
+    async def _opened(self) -> Store:
+        session = WriterSession(self.url, is_server=False, lock_timeout_ms=int(PATIENT_S * 1000))
+        session.link._where = session.link._where._replace(
+            answer_s=PATIENT_S, settings={**session.link._where.settings, "statement_timeout": "0"}
+        )
+        session.link.patient(None)
+        store = await PostgresStore.open(self.url, FOR_TESTS | EXECUTORS, session=session, now_ms=self.clock)
+        return cast(Store, store)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        with Outside(self.url) as another:
+            another.run(f"BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {WRITING})")
+            yield
+
+    def hurry(self) -> None:
+        self._session.link._where = self._session.link._where._replace(answer_s=0.05)
+        self._session.link.patient(None)
+
+    def teardown(self) -> None:
+        super().teardown()
+        postgres_server().give_back(self.url)
+
+    @property
+    def _session(self) -> WriterSession:
+        return cast(PostgresStore, self.store)._writer._session
+
+    def _copied(self) -> "tempfile.TemporaryDirectory[str]":
+        """Nothing more of what the process does reaches the database: its session is gone, and it finds no way back."""
+        link = self._session.link
+        process_id = link.process_id
+        link._where = Where(f"postgresql://nobody@/none?host={self.folder.name}", PATIENT_S, {})
+        postgres_server().admin.rows("SELECT pg_terminate_backend(CAST(? AS integer))", process_id)
+        return tempfile.TemporaryDirectory()
+
+
+TestLedgerElsewhere = LedgerElsewhere.TestCase
+TestLedgerElsewhere.settings = settings(max_examples=10, stateful_step_count=30)

@@ -22,6 +22,7 @@ from typing import cast
 
 import orjson
 import uvloop
+from governance import check, done_by, table  # type: ignore[import-not-found]  # it lies beside this script
 
 HERE = Path(__file__).parent
 SECONDS = 4.0
@@ -217,7 +218,9 @@ def memory_mib(pid: int) -> float:
     return 0.0
 
 
-async def measure(direct_port: int, port: int, key: str, pid: int) -> None:
+async def measure(direct_port: int, port: int, key: str, pid: int) -> int:
+    """Print what each case takes; how many requests the gateway has answered then."""
+    answered = 0
     cases = [
         ("unary, 32 connections", chat("/v1/chat/completions", key), 32),
         ("stream of 64 tokens, 32 connections", chat("/v1/chat/completions", key, stream=True), 32),
@@ -232,6 +235,7 @@ async def measure(direct_port: int, port: int, key: str, pid: int) -> None:
     for name, request, connections in cases:
         used_s = cpu_s(pid)
         ours = await load(port, request, connections)
+        answered += len(ours.latencies_s)
         cpu_us = (cpu_s(pid) - used_s) / max(1, len(ours.latencies_s)) * 1e6
         row = f"{name:<38}{ours.rate:>8.0f}{ours.quantile_ms(0.5):>9.2f}{ours.quantile_ms(0.99):>9.2f}"
         row += f"{ours.failed:>8}{cpu_us:>8.0f}"
@@ -243,10 +247,12 @@ async def measure(direct_port: int, port: int, key: str, pid: int) -> None:
     for how, spread_s in (("begun at one moment", 0.0), ("begun within a second", 1.0)):
         for name, at in (("direct", direct_port), ("gateway", port)):
             firsts, gaps, broken = await first_tokens_and_gaps(at, paced, PACED_STREAMS, spread_s)
+            answered += (PACED_STREAMS - broken) * (at == port)
             first = f"first token p50 {quantile_ms(firsts, 0.5):.0f} ms, p99 {quantile_ms(firsts, 0.99):.0f} ms"
             print(f"{PACED_STREAMS} paced streams {how}, {name}: {broken} broken, {first}, ", end="")
             print(f"longest gap {max(gaps) * 1000:.0f} ms")
     print(f"resident memory of the gateway after all that: {memory_mib(pid):.0f} MiB")
+    return answered
 
 
 def main() -> None:
@@ -259,7 +265,10 @@ def main() -> None:
         config, key = gateway_files(Path(name), upstream_port)
         serve = (sys.executable, "-m", "mcp_gateway", "serve", "--config", str(config))
         with running(GATEWAY_CPU, *serve) as (gateway, port):
-            uvloop.run(measure(int(upstream_port), int(port), key, gateway.pid))
+            answered = uvloop.run(measure(int(upstream_port), int(port), key, gateway.pid))
+            done = done_by(port, key)
+            print(f"\nwith what is done for each request, by this gateway and by its peers:\n{table(done, answered)}")
+            check(done, answered)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ from mcp_gateway.server import build_door
 _GC_THRESHOLDS = (20_000, 20, 20)
 """A request leaves few cycles behind: collecting after every 700 new objects, as by default, finds next to nothing."""
 _M_MMAP_THRESHOLD = -3
-"""The name of a setting of glibc's, see mallopt(3)."""
+"""The name of a setting of glibc's, see mallopt(3), as is the next but one."""
 _LARGE_BLOCK_BYTES = 128 * 1024
 """Where glibc begins; more than almost every request and answer."""
+_M_ARENA_MAX = -8
 
 
 async def first_secret(gateway: Gateway, output: TextIO) -> str | None:
@@ -48,6 +49,7 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
     `load` reads the settings again, where somebody asks for that.
     """
     outlive_signals()
+    _keep_memory_small()
     descriptors = raise_limit()
     async with open_gateway(settings, load=load) as gateway:
         on_hangup(lambda: gateway.lifecycle.spawn(_reload(gateway)))
@@ -57,7 +59,6 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
             gc.collect()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds
             gc.set_threshold(*_GC_THRESHOLDS)
-            _give_large_memory_back()
             await serve(
                 build_app(
                     gateway,
@@ -85,14 +86,16 @@ async def _reload(gateway: Gateway) -> None:
         await gateway.reload(Actor("signal", "SIGHUP", socket.gethostname()))
 
 
-def _give_large_memory_back() -> None:
-    """Have the C library take large blocks from the system one by one, and give each back when it is free.
+def _keep_memory_small() -> None:
+    """Have the C library give each large block back to the system when it is free, and keep one heap for all threads.
 
-    By itself glibc stops doing so once a large block was freed; between what is small, what many large bodies and
-    answers took then stays with the process.
+    By itself glibc stops giving back once a large block was freed; between what is small, what many large bodies and
+    answers took then stays with the process. And it keeps a heap for each thread, where one of ours works at a time.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def census_of(gateway: Gateway, most_connections: int) -> Census:

@@ -154,6 +154,8 @@ lock: $(VENV)/.installed-dev  ## pin every dependency with its hashes, naming no
 		--no-emit-index-url --no-header - -o tests/console/requirements.txt
 	@printf 'check-jsonschema\nhadolint-bin\nhelm-python-sdk\nkubernetes-validate\n' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header - -o tests/deploy/requirements.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra postgres --extra valkey pyproject.toml -o deploy/requirements.txt
 	@echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		- -o deploy/build-requirements.txt
 

@@ -9,10 +9,13 @@ import pytest
 import yaml
 
 from mcp_gateway.core.config import ENV_PREFIX, Settings, load_settings, settings_of
+from tests.cases import each
 from tests.deploy.programs import DEPLOY, accepted, refused
 
 pytestmark = pytest.mark.slow
 FILE = DEPLOY / "compose.yaml"
+ENGINES = sorted(DEPLOY.glob("compose.*.yaml"))
+"""What is laid over it, each an engine of its own."""
 PROMETHEUS = DEPLOY / "prometheus" / "prometheus.yaml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^}]*\})*))?\}")
 
@@ -36,8 +39,8 @@ def seconds(text: str) -> int:
     return int(text.removesuffix("s"))
 
 
-def test_it_is_what_the_specification_has() -> None:
-    accepted("check-jsonschema", "--builtin-schema", "vendor.compose-spec", FILE)
+def test_they_are_what_the_specification_has() -> None:
+    accepted("check-jsonschema", "--builtin-schema", "vendor.compose-spec", FILE, *ENGINES)
 
 
 def test_what_is_no_compose_file_is_refused(tmp_path: Path) -> None:
@@ -98,9 +101,35 @@ def test_the_gateway_may_write_its_data_and_nothing_else() -> None:
     assert gateway["volumes"] == ["data:/var/lib/mcp-gateway"]
 
 
+@each(
+    ("engine", "setting", "url"),
+    [
+        ("postgres", "database_url", "postgresql://gateway:secret@postgres/gateway"),
+        ("valkey", "valkey_url", "valkey://:secret@valkey:6379/0"),
+    ],
+)
+def test_an_engine_is_there_before_the_gateway_that_is_told_of_it_by_a_file(
+    engine: str, setting: str, url: str, tmp_path: Path
+) -> None:
+    told = with_variables(yaml.safe_load((DEPLOY / f"compose.{engine}.yaml").read_text()), {})
+    gateway, server = told["services"].pop("gateway"), told["services"].pop(engine)
+    assert not told["services"]
+    assert gateway["depends_on"] == {engine: {"condition": "service_healthy"}}
+    assert server["healthcheck"]["test"]
+    assert server["networks"] == ["gateway"]
+    assert (gateway["secrets"], told["secrets"][setting]) == ([setting], {"file": f"./secrets/{setting}"})
+    (tmp_path / setting).write_text(f"{url}\n")
+    (variable, file), *_ = gateway["environment"].items()
+    settings = load_settings(
+        DEPLOY / "../gateway.example.toml", {variable: file.replace("/run/secrets", str(tmp_path))}
+    )
+    assert getattr(settings, setting).get_secret_value() == url
+
+
 def test_every_published_port_is_this_machine_s_alone() -> None:
-    published = [port for service in compose()["services"].values() for port in service.get("ports", ())]
-    assert len(published) == 3
+    files = [compose(), *(with_variables(yaml.safe_load(file.read_text()), {}) for file in ENGINES)]
+    published = [port for told in files for service in told["services"].values() for port in service.get("ports", ())]
+    assert len(published) == 4
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 

@@ -84,6 +84,15 @@ def test_every_package_that_is_installed_is_one_of_a_lock_file() -> None:
     assert all("--require-hashes" in part or "--no-deps --no-index" in part for part in installs)
 
 
+def test_what_it_takes_is_the_lock_file_s_and_what_other_engines_need() -> None:
+    def pinned(file: Path) -> set[str]:
+        return {line.split()[0] for line in file.read_text().splitlines() if "==" in line and line[0] not in " #"}
+
+    more = pinned(DEPLOY / "requirements.txt") - pinned(ROOT / "requirements.txt")
+    assert {name.partition("==")[0] for name in more} == {"asyncpg", "hiredis"}
+    assert pinned(ROOT / "requirements.txt") <= pinned(DEPLOY / "requirements.txt")
+
+
 @each(
     "path",
     [

@@ -51,6 +51,11 @@ def is_gone(error: BaseException) -> bool:
     return isinstance(error, GONE)
 
 
+def is_answer(error: BaseException) -> bool:
+    """Whether the server itself has said so, and goes on."""
+    return isinstance(error, asyncpg.PostgresError) and not is_gone(error)
+
+
 def told(error: BaseException) -> str:
     """For the operator: a time that ran out has no words of its own."""
     return str(error) or ("it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -5,9 +5,10 @@
 
 from collections.abc import Mapping
 
-from mcp_gateway.core.store.sql import webhooks
+from mcp_gateway.core.store.sql import journal, webhooks
 
 INSTEAD: Mapping[str, str] = {
+    journal._TRANSACTION: f"{journal._TRANSACTION} RETURNING id",
     webhooks._SET_MARK: """
         INSERT INTO low_balances VALUES (?1, ?2, 0)
         ON CONFLICT (account_id) DO UPDATE SET mark_nano = ?2,

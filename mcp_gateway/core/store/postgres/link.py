@@ -41,7 +41,9 @@ class Done:
 
     @property
     def lastrowid(self) -> int | None:
-        """The number that the last row got which was inserted by this connection."""
+        """The number that the last row got which was inserted by this connection, or that the statement brings."""
+        if self._rows:
+            return int(self._rows[0][0])
         return int(self._link.execute("SELECT lastval()").fetchone()[0])
 
     def fetchone(self) -> Any:

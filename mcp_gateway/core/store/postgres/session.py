@@ -52,6 +52,7 @@ class WriterSession:
 
     def begin(self, *, is_durable: bool) -> None:
         """Open the transaction of the next batch, once nobody else writes."""
+        self._batch += 1
         later = "" if is_durable else "SET LOCAL synchronous_commit TO off;"
         self.is_patient = False
         self.link.in_transaction = True
@@ -63,14 +64,10 @@ class WriterSession:
         self.link.patient(_PATIENT_S)
         self.link.script(f"SET LOCAL statement_timeout TO {int(_PATIENT_S * 1000)}")
 
-    def note_batch(self) -> None:
-        """Number what is about to be committed."""
-        self._batch += 1
-        self.link.script(f"UPDATE writers SET batch = {self._batch}, at = now() WHERE id = {self._id}")
-
     def commit(self) -> None:
-        """Raises where it is not known to have happened."""
-        self.link.script("COMMIT")
+        """With its number. Raises where it is not known to have happened, or has not."""
+        number = f"UPDATE writers SET batch = {self._batch}, at = now() WHERE id = {self._id}"
+        self.link.script(f"{number}; COMMIT")
         self.link.in_transaction = False
         self._rest()
 

@@ -15,16 +15,18 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Fact
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.gathering import MOST, Gathering
+from mcp_gateway.core.gathering import Gathering
 from mcp_gateway.core.store.jobs import Job, fail, refuse, replace, resolve, runs
 from mcp_gateway.core.store.postgres.executors import LONG
-from mcp_gateway.core.store.postgres.faults import FAILED, is_unavailable, told
+from mcp_gateway.core.store.postgres.faults import FAILED, is_answer, is_unavailable, told
 from mcp_gateway.core.store.postgres.session import WriterSession
 from mcp_gateway.core.store.transaction import Transaction
 
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.25
+_MOST = 512
+"""Of a batch: trips over the network and the disk are the same for one and for many."""
 
 
 class _Ended(NamedTuple):
@@ -143,7 +145,7 @@ class BatchWriter:
     async def _turn(self) -> None:
         """One batch, from the queue to its results."""
         if not self._is_in_doubt:
-            self._batch = [self._waiting.popleft() for _ in range(min(MOST, len(self._waiting)))]
+            self._batch = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
         run = self._ask if self._is_in_doubt else self._run
         ended = await self._loop.run_in_executor(self._thread, run, self._batch)
         if ended.is_in_doubt:
@@ -229,7 +231,6 @@ class BatchWriter:
                 self._session.be_patient()
             if jobs:
                 self._run_all(jobs)
-            self._session.note_batch()
         except _RunAgain:
             self._roll_back()
             return _Ended()
@@ -240,11 +241,17 @@ class BatchWriter:
         facts = self._transaction.take_told()
         try:
             self._session.commit()
-        except Exception as error:  # noqa: BLE001 - it may have happened
-            self._transaction.forget()
-            self._session.link.drop()
+        except Exception as error:  # noqa: BLE001 - it may have happened, unless the server says otherwise
+            self._roll_back_unless_lost(error)
+            if is_answer(error):
+                return _Ended(error)
             return _Ended(error, is_in_doubt=True, facts=facts)
         return _Ended(is_committed=True, facts=facts)
+
+    def _roll_back_unless_lost(self, error: Exception) -> None:
+        if not is_answer(error):
+            self._session.link.drop()
+        self._roll_back()
 
     def _roll_back(self) -> None:
         self._transaction.forget()

@@ -10,24 +10,22 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.store.postgres.instead import INSTEAD
 
-_LITERAL = re.compile(r"'(?:[^']|'')*'|--[^\n]*")
+_LITERAL = re.compile(r"'[^']*'|--[^\n]*")
+"""A doubled quote within a text parts it into two, which stand beside each other again in the end."""
 _KEPT = re.compile("\x00(\\d+)\x00")
-_WORDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), word)
-    for pattern, word in (
-        (r"\bCROSS JOIN (?=\w+(?: AS \w+)? (?:ON|USING)\b)", "JOIN "),
-        (r"\s+INDEXED BY \w+", ""),
-        (r"(?<=[ (,])\+(?=[a-z_])", ""),
-        (r"\bIFNULL\(", "COALESCE("),
-        (r"\bINSTR\(", "strpos("),
-        (r"\bjson_array\(", "json_build_array("),
-        (r"\bIS NOT (?!NULL\b|TRUE\b|FALSE\b|DISTINCT\b)", "IS DISTINCT FROM "),
-        (r"\bIS (?!NOT\b|NULL\b|TRUE\b|FALSE\b|DISTINCT\b)", "IS NOT DISTINCT FROM "),
-        (r"\bSELECT value FROM json_each\(", 'SELECT value COLLATE "C" FROM json_each('),
-        (r"\bVALUES \(([^()]+)\)(?=\s+UNION\b)", r'SELECT CAST(\1 AS text) COLLATE "C"'),
-        (r"\bNOT is_told\b", "is_told = 0"),
-        (r'(?<![\w"])window\b(?!")', '"window"'),
-    )
+_WORDS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\bCROSS JOIN (\w+)( AS \w+)? (ON|USING)\b", re.IGNORECASE), r"JOIN \1\2 \3"),
+    (re.compile(r"\sINDEXED BY \w+", re.IGNORECASE), ""),
+    (re.compile(r"(?<=[ (,])\+(?=[a-z_])", re.IGNORECASE), ""),
+    (re.compile(r"\bIFNULL\(", re.IGNORECASE), "COALESCE("),
+    (re.compile(r"\bINSTR\(", re.IGNORECASE), "strpos("),
+    (re.compile(r"\bjson_array\(", re.IGNORECASE), "json_build_array("),
+    (re.compile(r"\bIS NOT (?!NULL\b|TRUE\b|FALSE\b|DISTINCT\b)", re.IGNORECASE), "IS DISTINCT FROM "),
+    (re.compile(r"\bIS (?!NOT\b|NULL\b|TRUE\b|FALSE\b|DISTINCT\b)", re.IGNORECASE), "IS NOT DISTINCT FROM "),
+    (re.compile(r"\bSELECT value FROM json_each\(", re.IGNORECASE), 'SELECT value COLLATE "C" FROM json_each('),
+    (re.compile(r"\bVALUES \(([^()]+)\)(\s+UNION\b)", re.IGNORECASE), r'SELECT CAST(\1 AS text) COLLATE "C"\2'),
+    (re.compile(r"\bNOT is_told\b", re.IGNORECASE), "is_told = 0"),
+    (re.compile(r'(?<![\w"])window\b(?!")', re.IGNORECASE), '"window"'),
 )
 _PARAMETER = re.compile(r"\?(\d*)|(?<![:\w]):([a-z_]\w*)")
 _MOST = 4096

@@ -58,8 +58,8 @@ class Told(NamedTuple):
 def of_case(case: str, retries: int = 0) -> Told:
     """The requests that a case takes, of which those that a wait may help are made again; a refusal is always free.
 
-    Whoever leaves a stream, or sees it break, pays the prompt and the token that had come. What a limit refuses is not
-    recorded.
+    Whoever leaves a stream, or sees it break, pays the prompt and the token that had come. What a limit refuses is
+    recorded once, however often it is tried.
     """
     return {
         "parallel tools": Told([200, 200], 2 * COST_NANO),
@@ -67,7 +67,7 @@ def of_case(case: str, retries: int = 0) -> Told:
         "broken answer": Told([502], BEGUN_NANO),
         "402": Told([402], 0),
         "429": Told([429] * (1 + retries), 0),
-        "429 of a limit": Told([], 0),
+        "429 of a limit": Told([429], 0),
         "503": Told([503] * (1 + retries), 0),
         "context overflow": Told([400], 0),
     }.get(case, Told([200], COST_NANO))
@@ -96,9 +96,10 @@ class Stage(NamedTuple):
 
     async def told_of(self, account_id: str) -> Told:
         await self.door.nothing_is_left()
-        sql = "SELECT http_status, cost_nano FROM requests WHERE account_id = ? ORDER BY started_at_ms"
+        sql = "SELECT http_status, cost_nano, error_code FROM requests WHERE account_id = ? ORDER BY started_at_ms"
         rows = await self.door.rows(sql, account_id)
-        return Told([status for status, _ in rows], sum(cost for _, cost in rows))
+        again = {number for number, row in enumerate(rows[1:], 1) if row[2] == "in_flight"}  # in the minute after
+        return Told([row[0] for number, row in enumerate(rows) if number not in again], sum(row[1] for row in rows))
 
     def asked(self, script: str) -> list[Asked]:
         """What the backend was asked of a script."""

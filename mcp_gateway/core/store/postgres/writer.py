@@ -8,18 +8,17 @@ whether it happened; so nothing is lost and nothing happens twice.
 import asyncio
 import contextlib
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from mcp_gateway.core.engine import Fact
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gathering import Gathering
-from mcp_gateway.core.store.jobs import Job, fail, refuse, replace, resolve, runs
+from mcp_gateway.core.store.jobs import Job, fail, replace, resolve, runs
 from mcp_gateway.core.store.postgres.executors import LONG
 from mcp_gateway.core.store.postgres.faults import FAILED, is_answer, is_unavailable, told
 from mcp_gateway.core.store.postgres.session import WriterSession
+from mcp_gateway.core.store.queue import WriteQueue
 from mcp_gateway.core.store.transaction import Transaction
 
 logger = logging.getLogger(__name__)
@@ -44,20 +43,15 @@ class _RunAgain(Exception):
     """Something failed, or was refused, after it had changed something: the batch must be run again without it."""
 
 
-class BatchWriter:
+class BatchWriter(WriteQueue):
     """Who alone changes an open database, of this process."""
 
     def __init__(self, session: WriterSession, transaction: Transaction) -> None:
+        super().__init__()
         self._session = session
         self._transaction = transaction
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "postgres-writer")
-        self._listeners: dict[type[Any], Callable[[Any], None]] = {}
-        self.is_closing = False
-        """Whether it is about to be closed, or is."""
-        self.is_available = True
-        """Whether what was written last went through; during an outage it is tried again until something does."""
-        self._waiting: deque[Job] = deque()
         self._batch: list[Job] = []
         """What is on its way, or in doubt."""
         self._is_in_doubt = False
@@ -86,18 +80,6 @@ class BatchWriter:
             self._gathering.begin(self._loop)
         assert job.future is not None
         return job.future
-
-    def withdraw(self, written: "asyncio.Future[Any]") -> bool:
-        """Take back a write that still waits, so that it never happens; False where it may have happened."""
-        for job in self._waiting:
-            if job.future is written:
-                self._waiting.remove(job)
-                return True
-        return False
-
-    def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
-        """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes."""
-        self._listeners[kind] = hear
 
     async def close(self) -> list[Any]:
         """Commit what is queued, then end; in an outage it is tried once more. Returns the writes that are to be kept.
@@ -152,7 +134,7 @@ class BatchWriter:
             self._doubt(ended)
         elif ended.error is not None:
             self._put_back()
-            self._put_off(ended.error)
+            self._put_off(told(ended.error))
         elif ended.is_committed:
             self._finish(ended.facts)
         else:
@@ -169,11 +151,7 @@ class BatchWriter:
         self._decided.clear()
         self.is_available = True
         self._is_in_doubt = False
-        for fact in facts:
-            try:
-                self._listeners.get(type(fact), _ignore)(fact)
-            except Exception as error:  # noqa: BLE001 - a bug in who listens: what is committed is told to who waits
-                logger.critical("what a commit told was not heard: %s", type(error).__name__)
+        self._tell(facts)
         for job in jobs:
             resolve(job)
 
@@ -185,31 +163,14 @@ class BatchWriter:
         self._batch = []
         self._is_in_doubt = False
 
-    def _put_off(self, cause: Exception) -> None:
-        """An outage: those that are not patient are told; what is to be kept stays in the queue, in its order."""
-        self._note_outage(cause)
-        queued = tuple(self._waiting)
-        self._waiting.clear()
-        self._waiting.extend(job for job in queued if job.in_outage != "refuse")
-        for job in queued:
-            if job.in_outage != "wait":
-                _refuse(job)
-
     def _doubt(self, ended: _Ended) -> None:
         """The same where nobody knows yet whether the batch is committed: it stays as it is until somebody does."""
         assert ended.error is not None
         if not self._is_in_doubt:
             self._facts = ended.facts
         self._is_in_doubt = True
-        for job in self._batch:
-            if job.in_outage != "wait":
-                _refuse(job)
-        self._put_off(ended.error)
-
-    def _note_outage(self, cause: Exception) -> None:
-        if self.is_available:
-            logger.error("the database cannot be written for now: %s", told(cause))
-        self.is_available = False
+        self._refuse_impatient(self._batch)
+        self._put_off(told(ended.error))
 
     # In the thread
 
@@ -301,13 +262,3 @@ class BatchWriter:
         if self._transaction.traces != traces or isinstance(error, FAILED):
             self._decided.add(run[0])
             raise _RunAgain from error
-
-
-def _refuse(job: Job) -> None:
-    if job.future is not None:
-        refuse(job)
-        job.future = None
-
-
-def _ignore(_: object) -> None:
-    """What nobody listens for."""

@@ -8,12 +8,9 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mcp_gateway.core.engine import Fact, InOutage, Read, Write
-from mcp_gateway.core.store.jobs import Job
 from mcp_gateway.core.store.sqlite.checkpoints import Checkpoints
 from mcp_gateway.core.store.sqlite.faults import as_database_error, is_unavailable
 from mcp_gateway.core.store.sqlite.migrations import migrate
@@ -23,7 +20,8 @@ from mcp_gateway.core.store.sqlite.space import let_it_shrink
 from mcp_gateway.core.store.sqlite.threads import WaitingThreads
 from mcp_gateway.core.store.sqlite.write_ahead_log import Sync, WriteAheadLog, sync_data
 from mcp_gateway.core.store.sqlite.writer import Writer
-from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
+from mcp_gateway.core.store.transaction import Executors, Transaction
+from mcp_gateway.core.store.verbs import OWN, OpenStore
 
 T = TypeVar("T")
 
@@ -36,26 +34,7 @@ sqlite3.register_adapter(bool, int)
 sqlite3.register_adapter(type(None), lambda null: null)
 
 
-@dataclass(frozen=True, slots=True)
-class _Nothing(Write[None]):
-    """Changes nothing: once it is committed, so is what was written before."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Identity(Read[str]):
-    pass
-
-
-def _identity(rows: Rows, _: _Identity) -> str:
-    row = rows.first("SELECT id FROM database_identity")
-    assert row is not None
-    return str(row[0])
-
-
-_OWN = Executors(alone={_Nothing: lambda _, __: None}, reads={_Identity: _identity})
-
-
-class Store:
+class Store(OpenStore[Writer, Readers]):
     """An open database."""
 
     def __init__(
@@ -68,15 +47,10 @@ class Store:
         executors: Executors,
         now_ms: Callable[[], int],
     ) -> None:
-        self.now_ms = now_ms
-        self._writer = writer
+        super().__init__(writer, readers, executors, now_ms)
         self._checkpoints = checkpoints
-        self._readers = readers
         self._log = log
         self._threads = threads
-        self._alone, self._together = executors.alone, executors.together
-        self._new_future = asyncio.get_running_loop().create_future
-        self._submit = writer.submit
 
     @classmethod
     async def open(
@@ -95,7 +69,7 @@ class Store:
         `now_ms`. `busy_timeout_s` is how long a write waits while another process writes; `sync` brings the log to the
         disk, given its descriptor.
         """
-        executors = executors | _OWN
+        executors = executors | OWN
         with as_database_error(), contextlib.ExitStack() as opened:
             connection = await asyncio.to_thread(_open_for_writing, path, busy_timeout_s)
             opened.callback(connection.close)
@@ -109,54 +83,10 @@ class Store:
         writer = Writer(connection, transaction, log, checkpoints, threads, sync, busy_timeout_s)
         return cls(writer, checkpoints, readers, log, threads, executors, now_ms)
 
-    def write(self, write: Write[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":
-        """Carry out `write` in the next transaction; the result comes once that is committed.
-
-        A GatewayError that its executor raises is the write's decision, and takes back what it changed before that; so
-        does any other error, and then its `stand_in` is written. An executor may run more than once for a
-        write, since a burst in which a write failed is run again without it; one that takes neighbours together is
-        called for each by itself then, so that a bug costs only that one. Where the disk failed to take what was
-        committed already, a durable write that does not wait fails with `ledger_unavailable` too, and stays committed.
-        """
-        kind = type(write)
-        alone = self._alone.get(kind)
-        together = None if alone is not None else self._together[kind]
-        return self._submit(Job(write, alone, together, is_durable, in_outage, self._new_future()))
-
-    def withdraw(self, written: "asyncio.Future[Any]") -> bool:
-        """Take back a write that still waits, so that it never happens; False where it is committed already."""
-        return self._writer.withdraw(written)
-
-    def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
-        """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes."""
-        self._writer.listen(kind, hear)
-
-    async def read(self, read: Read[T]) -> T:
-        """The answer as of the last commit. Raises DatabaseError; GatewayError `overloaded` at a report's deadline."""
-        return await self._readers.read(read)
-
-    async def flushed(self) -> None:
-        """Wait until what was written before this call is committed. Raises GatewayError `ledger_unavailable`."""
-        await self.write(_Nothing(), is_durable=False)
-
-    async def identity(self) -> str:
-        """What tells this database from every other, its own copies apart."""
-        return await self.read(_Identity())
-
-    @property
-    def waiting(self) -> int:
-        """How many writes wait for their commit, or for the disk to take it again after it failed."""
-        return self._writer.waiting
-
     @property
     def log_bytes(self) -> int:
         """Of the write-ahead log. Raises OSError."""
         return self._log.size_bytes
-
-    @property
-    def is_available(self) -> bool:
-        """Whether what was written last went through; during an outage it is tried again until something does."""
-        return self._writer.is_available
 
     async def close(self) -> list[Any]:
         """Commit what is queued, then close. Returns the writes to keep that could not be committed."""

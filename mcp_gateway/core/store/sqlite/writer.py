@@ -29,14 +29,13 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Literal
 
-from mcp_gateway.core.engine import Fact
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gathering import MOST, Gathering
 from mcp_gateway.core.store.jobs import Job, fail, refuse, replace, resolve, runs
+from mcp_gateway.core.store.queue import WriteQueue
 from mcp_gateway.core.store.sqlite.checkpoints import Checkpoints, touch
 from mcp_gateway.core.store.sqlite.faults import is_busy, is_unavailable
 from mcp_gateway.core.store.sqlite.threads import WaitingThreads
@@ -60,7 +59,7 @@ class _Spoiled(Exception):
         self.culprit = culprit
 
 
-class Writer:
+class Writer(WriteQueue):
     """Who alone changes an open database."""
 
     def __init__(
@@ -73,6 +72,7 @@ class Writer:
         sync: Sync,
         busy_timeout_s: float,
     ) -> None:
+        super().__init__()
         self._connection = connection
         self._transaction = transaction
         self._log = log
@@ -82,13 +82,7 @@ class Writer:
         self._busy_timeout_s = busy_timeout_s
         self._loop = asyncio.get_running_loop()
         self._flusher = Flusher[Job](self._sync_log, self._flushed)
-        self._listeners: dict[type[Any], Callable[[Any], None]] = {}
         self._state: State = "idle"
-        self.is_closing = False
-        """Whether it is about to be closed, or is."""
-        self.is_available = True
-        """Whether what was written last went through; during an outage it is tried again until something does."""
-        self._waiting: deque[Job] = deque()
         self._unsynced: list[Job] = []
         """Committed, of those that wait, while the disk has failed to take the log."""
         self._gathering = Gathering(self._waiting, self._gathered)
@@ -111,18 +105,6 @@ class Writer:
             self._begin_gathering()
         assert job.future is not None
         return job.future
-
-    def withdraw(self, written: "asyncio.Future[Any]") -> bool:
-        """Take back a write that still waits, so that it never happens; False where it is committed already."""
-        for job in self._waiting:
-            if job.future is written:
-                self._waiting.remove(job)
-                return True
-        return False
-
-    def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
-        """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes."""
-        self._listeners[kind] = hear
 
     def pause_for(self, work: Callable[[], Awaitable[None]]) -> None:
         """Pause for `work` before the next burst, unless there is a pause to come already."""
@@ -199,7 +181,7 @@ class Writer:
             self._put_off(error)
         else:
             self.is_available = True
-            self._tell()
+            self._tell(self._transaction.take_told())
             self._hand_out(jobs)
             self._bursts += 1
             if not self._bursts % _BURSTS_PER_LOOK:
@@ -263,13 +245,6 @@ class Writer:
         except GatewayError as refusal:
             return [refusal]
 
-    def _tell(self) -> None:
-        for fact in self._transaction.take_told():
-            try:
-                self._listeners.get(type(fact), _ignore)(fact)
-            except Exception as error:  # noqa: BLE001 - a bug in who listens: what is committed is told to who waits
-                logger.critical("what a commit told was not heard: %s", type(error).__name__)
-
     def _hand_out(self, jobs: list[Job]) -> None:
         durable = []
         for job in jobs:
@@ -310,22 +285,6 @@ class Writer:
             else:
                 refuse(job)
         self._make_room(self._make_log_sound)
-
-    def _put_off(self, cause: Exception) -> None:
-        """An outage: those that are not patient are told; what is to be kept stays in the queue, in its order."""
-        self._note_outage(cause)
-        queued = tuple(self._waiting)
-        self._waiting.clear()
-        self._waiting.extend(job for job in queued if job.in_outage != "refuse")
-        for job in queued:
-            if job.in_outage != "wait":
-                refuse(job)
-                job.future = None
-
-    def _note_outage(self, cause: Exception) -> None:
-        if self.is_available:
-            logger.error("the database cannot be written for now: %s", cause)
-        self.is_available = False
 
     # Pauses: what is asked meanwhile waits with the writer
 
@@ -404,7 +363,3 @@ class Writer:
                 if not is_busy(error) or time.monotonic() >= deadline_s:
                     raise
                 time.sleep(_BUSY_POLL_S)
-
-
-def _ignore(_: object) -> None:
-    """What nobody listens for."""

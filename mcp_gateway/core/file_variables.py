@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 SUFFIX = "_FILE"
 """Behind the name of a setting's variable."""
+_MAX_BYTES = 1024 * 1024
+"""Far more than any setting; a device may have no end."""
 
 
 class FileVariables(NamedTuple):
@@ -36,11 +38,16 @@ def _text_in(file: str, *, is_given_twice: bool) -> str:
     if is_given_twice:
         raise ValueError(f"say it by this variable or by the one without {SUFFIX}, not by both")
     try:
-        text = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        with Path(file).expanduser().open("rb") as opened:
+            content = opened.read(_MAX_BYTES + 1)
+        is_too_large = len(content) > _MAX_BYTES
+        text = "" if is_too_large else content.decode().strip()
     except (OSError, RuntimeError) as error:
         raise ValueError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except ValueError:  # not UTF-8, or no path
         raise ValueError("the file is not UTF-8 text") from None
+    if is_too_large:
+        raise ValueError("the file has more than 1 MiB, as no setting has")
     if not text:
         raise ValueError("the file is empty")
     return text

@@ -709,6 +709,7 @@ class TestFilesOfVariables:
         [
             (None, "the file cannot be read: No such file or directory"),
             (b" \n", "the file is empty"),
+            (b"a" * (1024 * 1024 + 1), "the file has more than 1 MiB, as no setting has"),
             (b"\xff", "the file is not UTF-8 text"),
         ],
     )

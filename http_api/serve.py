@@ -17,7 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from http_api.any_server import AnyServer
-from http_api.connection import Bounds, Census, Connection
+from http_api.connection import Acceptor, Bounds, Census, Connection
 from mcp_gateway.core.lifecycle import Lifecycle
 from mcp_gateway.core.log_limit import LogLimit
 
@@ -45,6 +45,7 @@ class DrainingServer(uvicorn.Server):
         on_listening: Callable[[str, int], None],
     ) -> None:
         super().__init__(config)
+        self._acceptor = cast(Acceptor, config.http)
         self._drain_timeout_s = drain_timeout_s
         self._on_listening = on_listening
         self._lifecycle = lifecycle
@@ -61,6 +62,7 @@ class DrainingServer(uvicorn.Server):
             )
             raise
         if self.started:
+            self._acceptor.listen(self.servers)
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._on_listening(host, port)
 
@@ -164,11 +166,12 @@ def config_of(
 
     `note_refusal` is told the code and the peer of what is refused before it is a request.
     """
+    make = partial(Connection, bounds=bounds, census=census, note_refusal=note_refusal)
     return uvicorn.Config(
         app.for_our_connections if isinstance(app, AnyServer) else app,
         host=host,
         port=port,
-        http=cast(type[asyncio.Protocol], partial(Connection, bounds=bounds, census=census, note_refusal=note_refusal)),
+        http=cast(type[asyncio.Protocol], Acceptor(make)),
         ws="none",
         interface="asgi3",
         lifespan="off",

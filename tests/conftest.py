@@ -148,12 +148,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+_ON_BOTH_LOOPS = {"test_acceptor.py", "test_transport.py"}
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The transport runs on both event loops: asyncio's own and the one that the gateway is served on."""
+    """Sockets are looked at on both event loops: asyncio's own and the one that the gateway is served on."""
     own = {"asyncio": asyncio.new_event_loop}
-    return own | {"uvloop": uvloop.new_event_loop} if item.path.name == "test_transport.py" else own
+    return own | {"uvloop": uvloop.new_event_loop} if item.path.name in _ON_BOTH_LOOPS else own
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from mcp_gateway.core import ids
-from mcp_gateway.core.engine import Report, Scan, Write
+from mcp_gateway.core.engine import Read, Report, Scan, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
 from mcp_gateway.core.ledger.entries import Settle
@@ -189,3 +189,16 @@ def explained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(Rows, "all", explain)
     return steps
+
+
+def reads_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[Read[Any]]:
+    """What is read from now on."""
+    asked: list[Read[Any]] = []
+    read = store.read
+
+    async def noted(one: Read[Any]) -> object:
+        asked.append(one)
+        return await read(one)
+
+    monkeypatch.setattr(store, "read", noted)
+    return asked

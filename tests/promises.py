@@ -1261,6 +1261,11 @@ AREAS: dict[str, Area] = {
             "A connection serves requests in their order, and one that is not read or not sent is hung up on.": [
                 "tests/http_api/test_connection.py",
             ],
+            "A burst of clients is taken in at once, and what all of them need is read once.": [
+                "tests/http_api/test_acceptor.py",
+                "tests/core/test_shared_reads.py",
+                "tests/core/ledger/test_bursts.py::test_a_burst_on_a_wallet_that_is_not_known_yet_reads_it_once",
+            ],
             "One address may have only so many connections, and descriptors are left to those that are served.": [
                 "tests/http_api/test_census.py",
             ],

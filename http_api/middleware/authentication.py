@@ -84,7 +84,8 @@ class Authentication:
         finally:
             refusals.clear()  # of which each holds these frames: else they stay until the garbage is collected
         _check_place(caller, operation)
-        self._check_bounds(caller, scope, context)
+        if caller.is_bound:
+            self._check_bounds(caller, scope, context)
         context.caller = caller
 
     def _check_bounds(self, caller: Caller, scope: Scope, context: RequestContext) -> None:

@@ -3,7 +3,6 @@
 Knows no session: whether the one that a token names still stands is looked up by whoever reads it.
 """
 
-import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.shared_reads import SharedReads
 
 TOKEN_PREFIX = "eyJ"  # noqa: S105 - what a JSON object in base64url begins with
 _ALGORITHM = "HS256"
@@ -76,7 +76,7 @@ class AccessTokens:
         self._keys: Mapping[str, SigningKey] = {}
         self._read_at_ms = -_READ_AGAIN_MS
         """When they were read last; what fails is none."""
-        self._reading: asyncio.Task[bool] | None = None
+        self._reads = SharedReads[bool]()
 
     async def make(self, user_id: str, session_id: str, scopes: str) -> str:
         """A token that names a session."""
@@ -160,16 +160,10 @@ class AccessTokens:
 
         Raises GatewayError `ledger_unavailable`.
         """
-        if self._reading is None:
-            if now_ms - self._read_at_ms < _READ_AGAIN_MS:
-                return
-            self._reading = asyncio.create_task(self._is_read(now_ms))
-            self._reading.add_done_callback(self._end_reading)
-        if not await asyncio.shield(self._reading):
+        if now_ms - self._read_at_ms < _READ_AGAIN_MS:
+            return
+        if not await self._reads.of("keys", lambda: self._is_read(now_ms)):
             raise _unreadable()
-
-    def _end_reading(self, _: asyncio.Task[bool]) -> None:
-        self._reading = None
 
     async def _read(self, now_ms: int) -> None:
         """What is written by now is among them. Raises GatewayError `ledger_unavailable`."""

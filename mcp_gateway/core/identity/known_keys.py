@@ -20,6 +20,7 @@ from mcp_gateway.core.identity.accounts import LIMITS_OF
 from mcp_gateway.core.identity.key_ring import AccountLimits, KeyRing
 from mcp_gateway.core.identity.keys import ACCESS_PREFIX, LIVE_PREFIX, TEST_PREFIX, Key, digest_of, refusal
 from mcp_gateway.core.identity.settled import settled
+from mcp_gateway.core.shared_reads import SharedReads
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class KnownKeys:
         self._stale_ids: set[str] = set()
         """Of keys and accounts that have changed and were not read again yet."""
         self._catching_up = asyncio.Lock()
+        self._looking_up = SharedReads[Key | Code]()
+        """By digest."""
         self._on_close: list[OnClose] = []
         self._on_secret_end: list[OnSecretEnd] = []
         self._on_right_changed: list[Callable[[str], None]] = []
@@ -93,15 +96,12 @@ class KnownKeys:
         if _SHAPE.fullmatch(raw) is None:
             raise refusal(_UNKNOWN)
         digest = digest_of(raw)
-        key, account_limits = await self._settled(lambda: self._read(digest))
-        code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
-        if key is None or account_limits is None or code is not None:
-            self._refuse(digest, code or _UNKNOWN)
-            raise refusal(code or _UNKNOWN)
-        self._account_limits[key.account_id] = account_limits
-        self._remember(digest, key)
-        self._make_room(digest)
-        return key
+        found = await self._looking_up.of(digest, lambda: self._look_up(digest))
+        if not isinstance(found, Key):
+            raise refusal(found)
+        if (code := self._refused.get(digest)) is not None:  # it was closed since, a turn of the loop ago
+            raise refusal(code)
+        return found
 
     def account_limits(self, account_id: str) -> AccountLimits:
         """Of an account that a valid key belongs to; another object whenever they may have changed."""
@@ -195,6 +195,18 @@ class KnownKeys:
             return await settled(read, lambda: self._last_change)
         except DatabaseError as error:
             raise _unreadable(error) from None
+
+    async def _look_up(self, digest: bytes) -> Key | Code:
+        """The key, remembered, or why it is refused, which is remembered, too."""
+        key, account_limits = await self._settled(lambda: self._read(digest))
+        code = _UNKNOWN if key is None else key.fault_at(self._now_ms())
+        if key is None or account_limits is None or code is not None:
+            self._refuse(digest, code or _UNKNOWN)
+            return code or _UNKNOWN
+        self._account_limits[key.account_id] = account_limits
+        self._remember(digest, key)
+        self._make_room(digest)
+        return key
 
     async def _read(self, digest: bytes) -> tuple[Key | None, AccountLimits | None]:
         """A key, and its account's limits."""

@@ -52,6 +52,7 @@ from mcp_gateway.core.ledger.wait_limit import TooLong, WaitLimit
 from mcp_gateway.core.ledger.wait_list import WaitList
 from mcp_gateway.core.money import OutsideKind, PaidKind
 from mcp_gateway.core.record import AddRecord, EndedBy, RequestRecord
+from mcp_gateway.core.shared_reads import SharedReads
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class Ledger:
         self._refusals = HoldRefusals(minimum_balance_nano, topup_url)
         self._hold_wait_s = hold_wait_s
         self._purses = Purses()
+        self._first_reads = SharedReads[Purse]()
+        """Of wallets that are not known yet, by account."""
         self._wait_list = WaitList()
         self._wait_limit = WaitLimit(settle_wait_s)
         self._longest_hold_s = longest_hold_s
@@ -142,7 +145,7 @@ class Ledger:
             raise unavailable()
         by, purse = Spender(holders, ample_nano), self._purses.of(account_id)
         if not purse.is_read:
-            purse = await self._read_wallet(account_id)
+            purse = await self._known(account_id)
         return self._purses.place(purse, request_id, self._refusals.needed_nano(by), most_nano, self._now_ms(), by)
 
     async def check_balance(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> None:
@@ -167,7 +170,9 @@ class Ledger:
 
     async def _known(self, account_id: str) -> Purse:
         purse = self._purses.of(account_id)
-        return purse if purse.is_read else await self._read_wallet(account_id)
+        if purse.is_read:
+            return purse
+        return await self._first_reads.of(account_id, lambda: self._read_wallet(account_id))
 
     async def resize(self, hold: Hold, needed_nano: int, most_nano: int) -> bool:
         """Hold up to `most_nano` from now on; False, changing nothing, where less than `needed_nano` can be.
@@ -196,6 +201,11 @@ class Ledger:
         What was waited for in vain is read again, so that nobody is refused by what was known before the wait.
         """
         needed_nano = self._refusals.needed_nano(by)
+        if not self._purses.of(account_id).is_read:  # as of all of a burst that comes first
+            purse = await self._known(account_id)
+            hold = self._purses.place(purse, request_id, needed_nano, most_nano, self._now_ms(), by)
+            if hold is not None:
+                return hold
         loop = asyncio.get_running_loop()
         until_s, has_waited = loop.time() + wait_s, True
         while has_waited:

@@ -6,11 +6,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mcp_gateway.core.engine import Read
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity import known_keys as module
 from mcp_gateway.core.identity.accounts import Accounts
@@ -19,6 +17,7 @@ from mcp_gateway.core.identity.keys import Key
 from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
+from tests.databases import reads_of
 from tests.patience import eventually
 
 
@@ -149,19 +148,6 @@ async def test_a_listener_hears_of_each_key_that_stops_being_valid_once(
     assert heard[1:] == [(second.id, "account_deactivated")]
 
 
-def reads_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[Read[Any]]:
-    """What is read from now on."""
-    asked: list[Read[Any]] = []
-    read = store.read
-
-    async def noted(one: Read[Any]) -> object:
-        asked.append(one)
-        return await read(one)
-
-    monkeypatch.setattr(store, "read", noted)
-    return asked
-
-
 async def test_the_limits_of_an_account_are_read_once_for_all_of_its_minted_keys(
     known: KnownKeys, keys: KeyRing, accounts: Accounts, account: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +180,30 @@ async def test_a_change_reads_the_keys_that_it_touches_and_no_others(
     await keys.revoke(made[1][0].id)
     assert len([one for one in asked if isinstance(one, KeyByDigest)]) == 1
     assert {one.lane for one in asked} == {"point"}
+
+
+async def test_a_burst_that_shows_a_key_for_the_first_time_reads_it_once(
+    known: KnownKeys, keys: KeyRing, account: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, raw = await keys.create(account)
+    asked = reads_of(store, monkeypatch)
+    assert await asyncio.gather(*(known.look_up(raw) for _ in range(100))) == [key] * 100
+    assert [type(one) for one in asked] == [KeyByDigest, AccountLimitsOf]
+
+
+async def test_a_key_that_is_closed_as_its_look_up_ends_is_refused_to_all_who_waited(
+    known: KnownKeys, keys: KeyRing, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, raw = await keys.create(account)
+    remember = known._remember
+
+    def and_close(digest: bytes, remembered: Key) -> None:
+        remember(digest, remembered)
+        asyncio.get_running_loop().call_soon(known._close, digest, key, "revoked_api_key")
+
+    monkeypatch.setattr(known, "_remember", and_close)
+    found = await asyncio.gather(*(known.look_up(raw) for _ in range(3)), return_exceptions=True)
+    assert [one.code if isinstance(one, GatewayError) else one for one in found] == ["revoked_api_key"] * 3
 
 
 async def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(

@@ -13,7 +13,8 @@ import pytest
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
-from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move
+from mcp_gateway.core.ledger.budgets import ReadBudgets
+from mcp_gateway.core.ledger.entries import Balance, HeldNow, Move, WalletOf
 from mcp_gateway.core.ledger.ledger import Ledger, SettlementPending
 from mcp_gateway.core.ledger.purse import NotHeld
 from mcp_gateway.core.observe.records import Records
@@ -22,7 +23,7 @@ from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Transaction
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, checked, record, refused
-from tests.databases import Query, Work, open_store
+from tests.databases import Query, Work, open_store, reads_of
 from tests.disk import Disk
 from tests.patience import eventually
 
@@ -99,6 +100,28 @@ async def test_a_hold_that_ends_at_once_leaves_one_fact(ledger: Ledger, account:
     assert facts == [("settle",)]
     assert ledger.held_now() == HeldNow(0, 0, 0.0, 0)
     assert await ledger.balance(account) == Balance(80)
+
+
+async def test_a_burst_on_a_wallet_that_is_not_known_yet_reads_it_once(
+    store: Store, ledger: Ledger, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ledger.credit(account, 100, "start")
+    asked = reads_of(store, monkeypatch)
+    new = Ledger(store)
+    holds = await asyncio.gather(*(new.hold(f"req_{number}", account, 1, 1) for number in range(100)))
+    assert [hold.amount_nano for hold in holds] == [1] * 100
+    assert [type(one) for one in asked] == [ReadBudgets, WalletOf]
+
+
+async def test_of_a_burst_on_an_unknown_wallet_as_many_are_placed_as_it_pays(
+    store: Store, ledger: Ledger, account: str
+) -> None:
+    await ledger.credit(account, 10, "start")
+    new = Ledger(store)
+    asking = (new.hold(f"req_{number}", account, 1, 1) for number in range(100))
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert sorted(type(one).__name__ for one in outcomes) == ["GatewayError"] * 90 + ["Hold"] * 10
+    assert {one.code for one in outcomes if isinstance(one, GatewayError)} == {"balance_held"}
 
 
 async def test_the_same_hold_asked_for_twice_at_once_is_one(ledger: Ledger, account: str) -> None:

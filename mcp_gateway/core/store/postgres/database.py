@@ -21,18 +21,20 @@ from mcp_gateway.core.store.sole import AlreadyServed, alone, sole_server
 _PATIENCE_S = 10.0
 """A server that was killed has its session for a moment, and a command that changes the schema."""
 _POLL_S = 0.05
+_EXCLUSIVE = "pg_try_advisory_lock"
 _SERVED = "another gateway already serves from this database; end it, or set GATEWAY_DATABASE_URL to another"
 _TOOLS = "is PostgreSQL's: copy it with pg_dump, and replace it with pg_restore while no gateway serves"
 
 
 class PostgresDatabase:
-    """The one at `url`; `folder` has what else a gateway keeps."""
+    """The one at `url`; `folder` has what else a gateway keeps. One that `is_shared` is served by several at once."""
 
     engine_version = f"asyncpg {asyncpg.__version__}"
 
-    def __init__(self, folder: Path, url: str, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(self, folder: Path, url: str, patience_s: float = _PATIENCE_S, *, is_shared: bool = False) -> None:
         self._folder = folder
         self._url = url
+        self._is_shared = is_shared
         self._patience_s = patience_s
 
     def check(self) -> None:
@@ -59,8 +61,8 @@ class PostgresDatabase:
         is_server: bool = False,
     ) -> PostgresStore:
         if is_server:
-            await asyncio.to_thread(self._migrate_alone)
-        session = WriterSession(self._url, is_server=is_server)
+            await asyncio.to_thread(self._migrate_beside_others if self._is_shared else self._migrate_alone)
+        session = WriterSession(self._url, is_server=is_server, is_shared=self._is_shared)
         try:
             return await PostgresStore.open(
                 self._url, EXECUTORS, session=session, now_ms=now_ms, report_timeout_s=report_timeout_s
@@ -96,9 +98,19 @@ class PostgresDatabase:
                 raise AlreadyServed(_SERVED)
             migrate_database(link)
 
-    def _locked_within_patience(self, link: PostgresLink) -> bool:
+    def _migrate_beside_others(self) -> None:
+        """Where nothing is to be migrated, others may serve that know this schema too."""
+        with self._link() as link:
+            applied, latest = schema_numbers(link)
+            if applied == latest:
+                if not self._locked_within_patience(link, "pg_try_advisory_lock_shared"):
+                    raise AlreadyServed(_SERVED)
+                return
+        self._migrate_alone()
+
+    def _locked_within_patience(self, link: PostgresLink, lock: str = _EXCLUSIVE) -> bool:
         deadline_s = time.monotonic() + self._patience_s
-        while not _has_locked(link):
+        while not _has_locked(link, lock):
             if time.monotonic() >= deadline_s:
                 return False
             time.sleep(_POLL_S)
@@ -116,6 +128,6 @@ class PostgresDatabase:
             link.close()
 
 
-def _has_locked(link: PostgresLink) -> bool:
-    (is_ours,) = link.execute(f"SELECT pg_try_advisory_lock({LOCKS}, {SERVING})").fetchone()
+def _has_locked(link: PostgresLink, lock: str = _EXCLUSIVE) -> bool:
+    (is_ours,) = link.execute(f"SELECT {lock}({LOCKS}, {SERVING})").fetchone()
     return bool(is_ours)

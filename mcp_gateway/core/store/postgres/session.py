@@ -1,7 +1,9 @@
 """The writer's session: who else writes waits, who was cut off is known to have ended, and a lost answer is asked for.
 
 All writes of all processes on a database go one after the other, as executors need it that read before they change
-anything; each commit notes its number in the same transaction.
+anything; each commit notes its number in the same transaction, in a row that is also who this writer is. A replica
+lives while its session has the lock of its row, and for a grace after its last commit: a connection that is cut is no
+end. Whose row was declared over meanwhile goes on as another.
 """
 
 from mcp_gateway.core.store.postgres.faults import TakenOver, is_gone
@@ -12,6 +14,15 @@ LOCKS = 1_835_231_079
 WRITING, SERVING, MIGRATING = 1, 2, 3
 _SESSIONS = LOCKS + 1
 """The same of the locks of sessions, by their writer's id."""
+DECLARE_OVER = f"""
+UPDATE writers SET is_over = TRUE WHERE id IN (
+    SELECT id FROM writers WHERE NOT is_over AND is_replica AND id <> ? AND CASE
+        WHEN at < now() - make_interval(secs => ?) THEN pg_try_advisory_xact_lock({_SESSIONS}, (id % 2147483648)::int)
+        ELSE FALSE
+    END
+) RETURNING id
+"""
+"""Of replicas without a session for so many seconds, by another; none comes back while the transaction lasts."""
 WRITES = {
     "lock_timeout": "500ms",
     "statement_timeout": "2s",
@@ -19,7 +30,15 @@ WRITES = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "synchronous_commit": "on",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "3",
+    "tcp_keepalives_count": "3",
 }
+"""A machine that is gone without a word has its session, and so its locks, for some 14 s."""
+BEAT_S = 5.0
+"""How often a replica that has nothing to write commits all the same."""
+GRACE_S = 15
+"""For how long after its last commit a replica without a session is not taken for dead."""
 _ANSWER_S = 1.5
 """Whoever is refused is to be told so within 2.5 s, however long the server is silent."""
 _PATIENT_S = 600.0
@@ -28,15 +47,28 @@ _PATIENT_S = 600.0
 class WriterSession:
     """Opened by a thread, and used by it alone."""
 
-    def __init__(self, url: str, *, is_server: bool, lock_timeout_ms: int | None = None) -> None:
+    def __init__(
+        self, url: str, *, is_server: bool, is_shared: bool = False, lock_timeout_ms: int | None = None
+    ) -> None:
+        """A server that `is_shared` lets others serve beside it, which do so too."""
         more = {} if lock_timeout_ms is None else {"lock_timeout": f"{lock_timeout_ms}ms"}
         self.link = PostgresLink(Where(url, _ANSWER_S, WRITES | more))
         self._is_server = is_server
+        self._is_shared = is_shared
         self._id: int | None = None
+        self._numbered_by: int | None = None
+        """The row that the last batch was numbered in."""
         self._batch = 0
         self._process_id: int | None = None
         self.is_patient = False
         """Whether statements may take long, of a batch that reads much."""
+        self.is_anew = False
+        """Whether this replica was taken for dead since the last commit, and is another one from now on."""
+
+    @property
+    def replica(self) -> int | None:
+        """Which of the servers on the database it is; None where it is the only one, or a command."""
+        return self._id if self._is_server and self._is_shared else None
 
     def open(self) -> None:
         """Connect, where there is no connection. Raises what `faults.py` names."""
@@ -66,9 +98,11 @@ class WriterSession:
 
     def commit(self) -> None:
         """With its number. Raises where it is not known to have happened, or has not."""
+        self._numbered_by = self._id
         number = f"UPDATE writers SET batch = {self._batch}, at = now() WHERE id = {self._id}"
         self.link.script(f"{number}; COMMIT")
         self.link.in_transaction = False
+        self.is_anew = False
         self._rest()
 
     def roll_back(self) -> None:
@@ -88,7 +122,7 @@ class WriterSession:
 
     def has_committed(self) -> bool:
         """Whether the batch did that was numbered last: no session is left that could still do so."""
-        row = self.link.execute(f"SELECT batch FROM writers WHERE id = {self._id}").fetchone()
+        row = self.link.execute(f"SELECT batch FROM writers WHERE id = {self._numbered_by}").fetchone()
         return row is not None and row[0] >= self._batch
 
     def close(self) -> None:
@@ -107,16 +141,35 @@ class WriterSession:
     def _take_locks(self) -> None:
         if self._id is None:
             self.link.script("DELETE FROM writers WHERE at < now() - interval '30 days'")
-            row = self.link.execute("INSERT INTO writers (batch) VALUES (0) RETURNING id").fetchone()
-            self._id = int(row[0])
-        if not self._try(_SESSIONS, self._id % 2**31):
+            self._be_another()
+        elif not self._has_own():
             self._end_former()
             raise TakenOver("an earlier session of this writer has not ended yet")
-        if self._is_server and not self._try(LOCKS, SERVING):
-            raise TakenOver("another gateway serves from this database; only one may, for now")
+        elif self._is_over():
+            self._be_another()
+            self.is_anew = True
+        if self._is_server and not self._serves():
+            raise TakenOver("another gateway serves from this database; only one may, unless all share it")
 
-    def _try(self, first: int, second: int) -> bool:
-        (is_ours,) = self.link.execute(f"SELECT pg_try_advisory_lock({first}, {second})").fetchone()
+    def _be_another(self) -> None:
+        made = "INSERT INTO writers (batch, is_replica) VALUES (0, ?) RETURNING id"
+        self._id = int(self.link.execute(made, (self._is_server and self._is_shared,)).fetchone()[0])
+        if not self._has_own():
+            raise TakenOver("another session has the lock of a row that was just made")
+
+    def _has_own(self) -> bool:
+        assert self._id is not None
+        return self._try("pg_try_advisory_lock", _SESSIONS, self._id % 2**31)
+
+    def _is_over(self) -> bool:
+        row = self.link.execute(f"SELECT is_over FROM writers WHERE id = {self._id}").fetchone()
+        return row is None or bool(row[0])
+
+    def _serves(self) -> bool:
+        return self._try(f"pg_try_advisory_lock{'_shared' if self._is_shared else ''}", LOCKS, SERVING)
+
+    def _try(self, lock: str, first: int, second: int) -> bool:
+        (is_ours,) = self.link.execute(f"SELECT {lock}({first}, {second})").fetchone()
         return bool(is_ours)
 
     def _end_former(self) -> None:

@@ -1,12 +1,14 @@
 """PostgreSQL behind three verbs: write, read, close. Knows nothing of what is stored."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.postgres.faults import as_database_error
 from mcp_gateway.core.store.postgres.readers import LinkedReaders
-from mcp_gateway.core.store.postgres.session import WriterSession
+from mcp_gateway.core.store.postgres.session import BEAT_S, WriterSession
 from mcp_gateway.core.store.postgres.writer import BatchWriter
 from mcp_gateway.core.store.transaction import Executors, Transaction
 from mcp_gateway.core.store.verbs import OWN, OpenStore
@@ -22,6 +24,8 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
     ) -> None:
         writer = BatchWriter(session, Transaction(session.link, executors, now_ms))
         super().__init__(writer, LinkedReaders(url, executors.reads, report_timeout_s), executors, now_ms)
+        is_replica = session.replica is not None
+        self._beating = asyncio.get_running_loop().create_task(self._beat()) if is_replica else None
 
     @classmethod
     async def open(
@@ -47,9 +51,18 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
         """Commit what is queued, then close. Returns the writes to keep that could not be committed."""
         if self._writer.is_closing:
             return []
+        if self._beating is not None:
+            self._beating.cancel()
         kept = await self._writer.close()
         await self._readers.close()
         return kept
+
+    async def _beat(self) -> None:
+        """Commit now and then, so that others see that this replica lives."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            with contextlib.suppress(GatewayError):
+                await self.flushed()
 
 
 def _opened(session: WriterSession) -> None:

@@ -16,7 +16,7 @@ from mcp_gateway.core.store.database import NotRestorable, SchemaTooNew
 from mcp_gateway.core.store.opening import database_in
 from mcp_gateway.core.store.postgres.database import PostgresDatabase
 from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
-from mcp_gateway.core.store.postgres.migrations import migrate_database
+from mcp_gateway.core.store.postgres.migrations import _steps, migrate_database
 from mcp_gateway.core.store.sole import AlreadyServed
 from tests.postgres_server import Outside, postgres_server
 from tests.postgres_stores import lent_database
@@ -101,7 +101,7 @@ def test_of_five_that_begin_at_once_one_makes_the_schema() -> None:
             link.close()
 
     with ThreadPoolExecutor(5) as starters:
-        assert sorted(starters.map(begin, range(5))) == [0, 0, 0, 0, 1]
+        assert sorted(starters.map(begin, range(5))) == [0, 0, 0, 0, max(_steps())]
 
 
 def test_a_schema_of_a_later_version_and_one_that_was_changed_are_refused(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""Ten million requests of one account: what reports and pages of them cost, and what a chat beside them waits.
+"""Ten million requests of one account: what a start, reports, pages and a check of the books cost, beside chats.
 
     python benchmarks/history.py [REQUESTS] [FOLDER]     (FOLDER on the disk to be measured; 3 GB)
 
 A gateway is served from a folder of its own; between two runs of it 90 days of requests by three keys and four models,
-of which one in fifty failed, are written into its database with the sums of hours that belong to them. Then reports and
-pages are asked for over HTTP, CPU being that of the gateway's process, and chats one after the other, alone and while
-somebody asks for the dearest page all the time. Absolute figures belong to one machine; how they compare travels.
+of which one in fifty failed, are written into its database with their entries in the ledger and the sums of hours. Then
+reports and pages are asked for over HTTP, CPU being that of the gateway's process, and chats one after the other:
+alone, while somebody asks for the dearest page all the time, and while the books are checked. Absolute figures belong
+to one machine; how they compare travels.
 """
 
 import os
@@ -39,9 +40,24 @@ SELECT
     :account, printf('req_%012x%020x', :since_ms + n * :every_ms, n), NULL,
     CASE n % 3 WHEN 0 THEN :k0 WHEN 1 THEN :k1 ELSE :k2 END, 'http',
     CASE n % 4 WHEN 0 THEN :m0 WHEN 1 THEN :m1 WHEN 2 THEN :m2 ELSE :m3 END, :backend, 1,
-    500 + n % 700, 100 + n % 300, NULL, 100000 + n % 99999, :price, CAST(:since_ms + n * :every_ms AS INTEGER),
+    500 + n % 700, 100 + n % 300, NULL, IIF(n % 50, 100000 + n % 99999, 0), :price,
+    CAST(:since_ms + n * :every_ms AS INTEGER),
     700 + n * 7919 % 9000, 60 + n * 7919 % 900, IIF(n % 50, 200, 502), IIF(n % 50, NULL, 'backend_error'), 'stop', NULL
 FROM number
+"""
+CREDIT_NANO = 10**15
+BOOK = """
+INSERT INTO ledger_rows (
+    account_number, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
+    created_at_ms
+)
+SELECT :account, 'credit', 'history', :credit, 0, 0, 0, 0, -:credit, CAST(:since_ms AS INTEGER) UNION ALL
+SELECT account_number, 'settle', id, -cost_nano, 0, 0, cost_nano, 0, 0, started_at_ms + latency_ms
+FROM request_rows WHERE cost_nano
+"""
+FUND = """
+INSERT INTO wallets VALUES (:account_id, (SELECT SUM(paid_nano) FROM ledger_rows), 0, 0)
+ON CONFLICT (account_id) DO UPDATE SET paid_nano = excluded.paid_nano
 """
 SUMS = "COUNT(*), SUM(prompt_tokens), SUM(completion_tokens), 0, SUM(cost_nano)"
 SUM = f"""
@@ -75,6 +91,8 @@ def fill(path: Path, account_id: str, key_ids: list[str], requests: int) -> None
             database.execute(f"DROP TRIGGER {name}")
         numbers = Numbers(database)[tuple(names.values())]
         database.execute(FILL, values | dict(zip(names, numbers, strict=True)))
+        database.execute(BOOK, values | {"account": numbers[0], "credit": CREDIT_NANO})
+        database.execute(FUND, {"account_id": account_id})
         database.execute(SUM)
         database.execute(SUM_FAILED)
         for _, sql in triggers:
@@ -85,22 +103,24 @@ def fill(path: Path, account_id: str, key_ids: list[str], requests: int) -> None
 
 @contextmanager
 def gateway(folder: Path) -> Iterator[tuple[httpx2.Client, int]]:
-    """A served one, a client of it, and its process."""
+    """A served one, a client of it, and its process; it prints how long the start took."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mcp_gateway", "serve", "--port", str(port), "--data-dir", str(folder)]
+    start_s = time.perf_counter()
     process = subprocess.Popen(command, env=os.environ | SETTINGS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
             while True:
                 try:
                     client.get("/readyz").raise_for_status()
+                    print(f"ready after {time.perf_counter() - start_s:.1f} s")
                     break
                 except httpx2.HTTPError:
                     if process.poll() is not None:
                         raise SystemExit("the gateway did not start") from None
-                    time.sleep(0.2)
+                    time.sleep(0.02)
             yield client, process.pid
     finally:
         process.terminate()
@@ -152,6 +172,7 @@ def main() -> None:
         with gateway(folder) as (client, pid):
             told = client.post("/auth/login", json=someone).raise_for_status().json()
             measure(client, pid, told["token"], made[0]["key"], made[0]["id"])
+            measure_check(client, made[0]["key"], folder)
 
 
 def measure(client: httpx2.Client, pid: int, token: str, raw: str, key_id: str) -> None:
@@ -161,6 +182,7 @@ def measure(client: httpx2.Client, pid: int, token: str, raw: str, key_id: str) 
     dearest, since_s = "/console/usage?range=90d&by=key", int(time.time()) - DAYS * 86_400
     paths = [
         "/v1/usage?group_by=day,model",
+        f"/v1/usage?group_by=day,model&since={since_s}",
         f"/v1/usage?group_by=day,model&latency=true&since={since_s}",
         "/console/usage?range=24h",
         "/console/usage?range=30d",
@@ -189,6 +211,28 @@ def measure(client: httpx2.Client, pid: int, token: str, raw: str, key_id: str) 
     finally:
         is_over.set()
         pressing.join()
+
+
+def measure_check(client: httpx2.Client, raw: str, folder: Path) -> None:
+    """Of all entries, as `ledger check --all` reads them, too, once the gateway has closed months."""
+    command = [sys.executable, "-m", "mcp_gateway", "ledger", "check", "--all", "--data-dir", str(folder)]
+    print(f"ledger check --all, alone: {seconds_of(command):.1f} s")
+    checking: list[float] = []
+    thread = threading.Thread(target=lambda: checking.append(seconds_of(command)))
+    thread.start()
+    times: list[float] = []
+    while thread.is_alive():
+        times += chats_ms(client, raw)
+    thread.join()
+    print(f"ledger check --all, beside chats: {checking[0]:.1f} s")
+    print_chats("beside it", sorted(times))
+
+
+def seconds_of(command: list[str]) -> float:
+    """Raises CalledProcessError where the books differ."""
+    start_s = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start_s
 
 
 def print_chats(name: str, times: list[float]) -> None:

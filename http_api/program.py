@@ -59,13 +59,11 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
             gc.collect()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds
             gc.set_threshold(*_GC_THRESHOLDS)
+            base_url = base_url_of(settings, settings.host, settings.port)
+            app = build_app(gateway, door, base_url=base_url, resources=ProtectedResources.of(settings))
+            door.answer_by(app)
             await serve(
-                build_app(
-                    gateway,
-                    door,
-                    base_url=base_url_of(settings, settings.host, settings.port),
-                    resources=ProtectedResources.of(settings),
-                ),
+                app,
                 gateway.lifecycle,
                 host=settings.host,
                 port=settings.port,
@@ -131,6 +129,7 @@ def mcp_door(gateway: Gateway) -> McpDoor:
         lifecycle=gateway.lifecycle,
         addresses=gateway.addresses,
         note_refusal=gateway.refusals.note,
+        replicas=gateway.replicas,
     )
     gateway.known_keys.on_close(lambda key_id, _: door.close_key(key_id))
     gateway.known_sessions.on_close(lambda session_id, _: door.close_key(session_id))

@@ -35,6 +35,7 @@ from mcp_gateway.core.payments.payments import Payments
 from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.policy_links import PolicyLinks
 from mcp_gateway.core.record import SurfaceName
+from mcp_gateway.core.replicas import Replicas
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.text import shown
 from mcp_gateway.core.upstream.pool import Pool
@@ -293,6 +294,7 @@ def build_door(
     lifecycle: Lifecycle,
     addresses: AddressReader,
     note_refusal: Callable[[str, str], None],
+    replicas: Replicas | None = None,
 ) -> McpDoor:
     """The door to the gateway's tools, which tells subscribers when the catalog changes."""
     json_bounds = JsonBounds.of(settings)
@@ -349,6 +351,7 @@ def build_door(
         note_unplaced=note_unplaced,
         take_changes=lambda: [*tool_list.take_changes(), *resources.take_changes()],
         canonical_uri=resources.canonical_uri,
+        replicas=replicas,
     )
     published.on_change(door.publish_changes)
     return door

@@ -540,6 +540,12 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_mcp_lifetimes.py::test_an_idle_session_expires_and_a_used_one_does_not",
                 "tests/doors/test_mcp_lifetimes.py::test_a_revoked_key_loses_its_sessions_and_streams_and_others_keep_theirs",
             ],
+            "Where replicas share a database and a Valkey, any of them serves a session of MCP, for its owner alone, until it is over; one that dies costs its streams.": [
+                "tests/doors/test_mcp_replicas.py",
+                "tests/core/test_session_ids.py",
+                "tests/core/test_sharing.py",
+                "tests/engines/test_replicas.py",
+            ],
             "What one caller can have the door keep is bounded, and guests leave room to keys.": [
                 "tests/doors/test_mcp_bounds.py",
                 "tests/doors/test_mcp_shares.py",

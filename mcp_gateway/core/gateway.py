@@ -106,9 +106,11 @@ from mcp_gateway.core.reloading import (
     priors_of,
     sources_of,
 )
+from mcp_gateway.core.replicas import Replicas
 from mcp_gateway.core.routing.auto_model import AutoModel
 from mcp_gateway.core.routing.outcome_book import OutcomeBook
 from mcp_gateway.core.service_notice import ServiceNotices
+from mcp_gateway.core.sharing import sharing
 from mcp_gateway.core.store.database import GatewayDatabase, OpenDatabase
 from mcp_gateway.core.store.opening import database_in
 from mcp_gateway.core.upstream.backend import Backend
@@ -178,6 +180,8 @@ class Gateway:
     notices: ServiceNotices
     judge: Judge
     board: StatusBoard
+    replicas: Replicas | None
+    """None where this process is alone."""
     model_days: ModelDays
     operator: Callable[[Actor], "OperatorDesk"]
     reload: Callable[[Actor], Awaitable[Reloaded]]
@@ -331,6 +335,7 @@ async def open_gateway(
         addresses = AddressReader(settings.trusted_proxies)
         blocklist = _watched(settings.image_blocklist_file, read_blocklist)
         countries = _watched(settings.policy.country_database, read_country_database)
+        shared = await sharing(settings, store)
         limits = await limiting(settings, clock, now_s, metrics)
         limiter = limits.limiter
         known_keys.go_by(limiter.last_minute)
@@ -449,6 +454,7 @@ async def open_gateway(
             notices=notices,
             judge=judge,
             board=board,
+            replicas=shared.replicas,
             model_days=ModelDays(activity, board),
         )
         _watch_tool_servers(tool_servers, metrics)
@@ -480,6 +486,7 @@ async def open_gateway(
                 webhooks=deliveries.watch,
                 **({"status_board": board.watch} if settings.public_stats != "off" else {}),
                 **limits.loops,
+                **shared.loops,
                 **({"auto_payments": auto_payments.watch} if auto_payments else {}),
                 **({"issuer": oidc.issuer.watch} if oidc is not None else {}),
                 **({"mcp_servers": tool_servers.watch} if tool_servers else {}),

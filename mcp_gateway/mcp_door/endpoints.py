@@ -8,21 +8,23 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from mcp.server import Server, ServerRequestContext
 from mcp.server.connection import Connection
+from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ServerEvent, ToolsListChanged
 from mcp.types import (
     DEFAULT_NEGOTIATED_VERSION,
     INVALID_REQUEST,
     EmptyResult,
+    LoggingLevel,
     SetLevelRequestParams,
     SubscribeRequestParams,
     SubscriptionsListenRequestParams,
     UnsubscribeRequestParams,
 )
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_gateway.core.caller import Caller
 from mcp_gateway.core.config import Settings
@@ -30,24 +32,32 @@ from mcp_gateway.core.context import RequestContext
 from mcp_gateway.core.identity.address import AddressReader, counted_as
 from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.core.lifecycle import Lifecycle
+from mcp_gateway.core.replicas import Replicas
 from mcp_gateway.mcp_door.access import HostsAndOrigins
 from mcp_gateway.mcp_door.calls import caller_of
 from mcp_gateway.mcp_door.http import HttpRequest, send_payload
 from mcp_gateway.mcp_door.http_sse import HttpSseEndpoints
 from mcp_gateway.mcp_door.intake import CheckScope, Intake, NoteUnplaced
-from mcp_gateway.mcp_door.jsonrpc import Refusal
+from mcp_gateway.mcp_door.jsonrpc import REFUSED, Refusal
 from mcp_gateway.mcp_door.listings import Listings
 from mcp_gateway.mcp_door.opening import LISTEN
 from mcp_gateway.mcp_door.places import Places
+from mcp_gateway.mcp_door.questions import Questions
 from mcp_gateway.mcp_door.runners import Runners
+from mcp_gateway.mcp_door.session_ids import LIFETIME_S
 from mcp_gateway.mcp_door.sessions import Session, Sessions
+from mcp_gateway.mcp_door.shared_sessions import Noted, SharedSessions
 from mcp_gateway.mcp_door.shares import Caps, Tally, owner_of
 from mcp_gateway.mcp_door.streamable_http import StreamableHttpEndpoint
-from mcp_gateway.mcp_door.subscriptions import Subscriptions
+from mcp_gateway.mcp_door.subscriptions import Subscriptions, session_of
 
 _MAX_SWEEP_INTERVAL_S = 30.0
 _WATCH_INTERVAL_S = 1.0
 
+_LEVEL, _URI = "level", "uri:"
+"""What is noted of a session: its log level, and each resource that it subscribed to."""
+
+Context = ServerRequestContext[Any, Any]
 Endpoint = Callable[[HttpRequest], Awaitable[None]]
 
 
@@ -76,6 +86,8 @@ class McpDoor:
         take_changes: Callable[[], Iterable[ServerEvent]] = tuple,
         canonical_uri: Callable[[str], str | None] = lambda uri: uri,
         monotonic_s: Callable[[], float] = time.monotonic,
+        replicas: Replicas | None = None,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._lifecycle = lifecycle
@@ -87,14 +99,16 @@ class McpDoor:
         caps, idle_timeout_s = Caps.of_sessions(settings.mcp), settings.mcp.session_idle_timeout_s
         self.calls = Tally(caps)
         self.subscriptions = subscriptions = Subscriptions(caps, self._shared_address, canonical_uri)
-        server.add_request_handler("resources/subscribe", SubscribeRequestParams, subscriptions.subscribe)
-        server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, subscriptions.unsubscribe)
+        server.add_request_handler("resources/subscribe", SubscribeRequestParams, self._subscribe)
+        server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, self._unsubscribe)
         server.add_request_handler(LISTEN, SubscriptionsListenRequestParams, subscriptions.listen)
-        server.add_request_handler("logging/setLevel", SetLevelRequestParams, _set_log_level)
+        server.add_request_handler("logging/setLevel", SetLevelRequestParams, self._set_log_level)
         self.sessions, self.event_sessions = [
             Sessions(caps, idle_timeout_s=idle_timeout_s, monotonic_s=monotonic_s, on_end=subscriptions.forget)
             for _ in range(2)
         ]
+        self._monotonic_s = monotonic_s
+        self._shared = shared = None if replicas is None else self._sharing(replicas, now_s)
         runners, listings = Runners(server), Listings(count_listing)
         intake = Intake(
             runners,
@@ -104,10 +118,19 @@ class McpDoor:
             note_refusal=note_refusal,
             check_scope=check_scope,
             note_unplaced=note_unplaced,
+            shared=shared,
         )
-        http_sse = HttpSseEndpoints(self.event_sessions, self._new_session, runners, intake, listings)
+        http_sse = HttpSseEndpoints(self.event_sessions, self._new_session, runners, intake, listings, shared)
         streamable = StreamableHttpEndpoint(
-            self.sessions, self._new_session, runners, intake, listings, self.calls, self._grace
+            self.sessions,
+            self._new_session,
+            runners,
+            intake,
+            listings,
+            self.calls,
+            self._grace,
+            shared,
+            self._session_of_others,
         )
         self._streamable_http = {"DELETE": streamable.delete, "GET": streamable.get, "POST": streamable.post}
         self._sse = {"GET": http_sse.stream}
@@ -150,6 +173,11 @@ class McpDoor:
     def publish_changes(self) -> None:
         self.publish(*self._take_changes())
 
+    def answer_by(self, app: ASGIApp) -> None:
+        """Have messages that other replicas pass on answered by the app that this door is in."""
+        if self._shared is not None:
+            self._shared.answer_by(app)
+
     # Endpoints
 
     def streamable_http(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
@@ -180,15 +208,84 @@ class McpDoor:
     # Sessions
 
     def _new_session(self, context: RequestContext) -> Session:
-        session_id, caller = self._new_id("mcp"), caller_of(context)
         connection = Connection.from_envelope(DEFAULT_NEGOTIATED_VERSION, None, None)
+        return self._session(self._new_id("mcp"), connection, context, LIFETIME_S)
+
+    def _session(self, session_id: str, connection: Connection, context: RequestContext, lasts_s: float) -> Session:
+        caller = caller_of(context)
         connection.session_id = session_id
         address = self._shared_address(context)
         session = Session(
             session_id, owner_of(caller), connection, Places(self.calls), address, validity=caller.validity
         )
         connection.outbound = session
+        if self._shared is not None:
+            session.ends_at_s = self._monotonic_s() + lasts_s
+            session.questions = Questions(self._shared.own_name)
         return session
+
+    async def _session_of_others(self, session_id: str, context: RequestContext) -> Session | None:
+        """One that another replica has opened, which this serves from now on, too. Raises Refusal (503)."""
+        assert self._shared is not None
+        owner = owner_of(caller_of(context))
+        known = await self._shared.opened_elsewhere(session_id, owner)
+        if known is None:
+            return None
+        if (session := self.sessions.find(session_id, owner)) is not None:  # another request has been quicker
+            return session
+        facts, noted = known
+        lasts_s = self._shared.ids.lasts_s(session_id, owner)
+        session = self._session(session_id, facts.connection(), context, lasts_s)
+        self.sessions.add(session)
+        self._take_up(session, noted)
+        return session
+
+    def _sharing(self, replicas: Replicas, now_s: Callable[[], float]) -> SharedSessions:
+        return SharedSessions(replicas, now_s, find=self.sessions.named, take_up=self._take_up, end=self._end_session)
+
+    def _take_up(self, session: Session, noted: Noted) -> None:
+        """What its client has set at another replica."""
+        for name, value in noted.items():
+            if name == _LEVEL:
+                session.log_level = cast("LoggingLevel | None", value)
+            elif value is None:
+                self.subscriptions.unsubscribe_session(session, name.removeprefix(_URI))
+            else:
+                with contextlib.suppress(MCPError):  # of what there is no more, and too many here
+                    version = session.connection.protocol_version
+                    self.subscriptions.subscribe_session(session, name.removeprefix(_URI), version)
+
+    def _end_session(self, session: Session) -> None:
+        self.sessions.remove(session)
+        session.cancel_all()
+
+    # What a session's client sets
+
+    async def _subscribe(self, ctx: Context, params: SubscribeRequestParams) -> EmptyResult:
+        result = await self.subscriptions.subscribe(ctx, params)
+        await self._note(session_of(ctx), f"{_URI}{params.uri}", "1")
+        return result
+
+    async def _unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
+        result = await self.subscriptions.unsubscribe(ctx, params)
+        await self._note(session_of(ctx), f"{_URI}{params.uri}", None)
+        return result
+
+    async def _set_log_level(self, ctx: Context, params: SetLevelRequestParams) -> EmptyResult:
+        """Without a session there is nothing to remember it for."""
+        if isinstance(ctx.lifespan_context, Session):
+            ctx.lifespan_context.log_level = params.level
+            await self._note(ctx.lifespan_context, _LEVEL, params.level)
+        return EmptyResult()
+
+    async def _note(self, session: Session, name: str, value: str | None) -> None:
+        """For other replicas, where they serve it, too. Raises MCPError while they cannot be told."""
+        if self._shared is None or self.sessions.named(session.id) is not session:
+            return
+        try:
+            await self._shared.note(session, {name: value})
+        except Refusal as refusal:
+            raise MCPError(REFUSED, str(refusal)) from None
 
     def _shared_address(self, context: RequestContext) -> str | None:
         """The address whose keys have a share together: not a guest's, which has its own, nor one that is a proxy's."""
@@ -233,10 +330,3 @@ class McpDoor:
         await asyncio.gather(*(session.finish_calls(timeout_s) for session in sessions))
         for session in sessions:
             session.close_stream()
-
-
-async def _set_log_level(ctx: ServerRequestContext[Any, Any], params: SetLevelRequestParams) -> EmptyResult:
-    """Without a session there is nothing to remember it for."""
-    if isinstance(ctx.lifespan_context, Session):
-        ctx.lifespan_context.log_level = params.level
-    return EmptyResult()

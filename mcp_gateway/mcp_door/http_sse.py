@@ -18,7 +18,8 @@ from mcp_gateway.mcp_door.listings import Listings, refusing
 from mcp_gateway.mcp_door.opening import LISTEN
 from mcp_gateway.mcp_door.places import in_good_time
 from mcp_gateway.mcp_door.runners import Runners, has_envelope
-from mcp_gateway.mcp_door.sessions import Session, Sessions
+from mcp_gateway.mcp_door.sessions import Session, Sessions, not_found
+from mcp_gateway.mcp_door.shared_sessions import MOST_PASSED_BYTES, SharedSessions, too_large_to_pass
 from mcp_gateway.mcp_door.shares import owner_of
 
 _IN_ORDER = frozenset({"initialize", "ping"})
@@ -35,7 +36,9 @@ class HttpSseEndpoints:
         runners: Runners,
         intake: Intake,
         listings: Listings,
+        shared: SharedSessions | None,
     ) -> None:
+        self._shared = shared
         self._sessions = sessions
         self._new_session = new_session
         self._runners = runners
@@ -46,6 +49,8 @@ class HttpSseEndpoints:
         """Open a session and serve its stream. Raises Refusal before that has begun."""
         await self._listings.count(http.caller)
         session = self._new_session(http.context)
+        if self._shared is not None:
+            session.id = self._shared.ids.make(session.owner, session.connection)
         endpoint = event(_endpoint(http, session.id), b"endpoint")
         stream = session.stream = MessageStream(http.receive, http.send)
         self._sessions.add(session)
@@ -61,12 +66,22 @@ class HttpSseEndpoints:
         """Take a message. Raises Refusal."""
         session_id = parse_qs(http.scope["query_string"].decode("latin-1")).get("session_id", [""])[0]
         session = self._sessions.find(session_id, owner_of(http.caller))
+        if session is None:
+            return await self._pass_on(session_id, http)
         read = await self._intake.read(http)
         if isinstance(read, list):
             check_batch(read, session.connection.protocol_version)
         for message in read if isinstance(read, list) else [read]:
             await self._take_or_tell(session, message, http.context)
-        await send_payload(http.send, b"", 202)
+        return await send_payload(http.send, b"", 202)
+
+    async def _pass_on(self, session_id: str, http: HttpRequest) -> None:
+        """To the replica that has its stream, where another has."""
+        if self._shared is None:
+            raise not_found()
+        replica = self._shared.replica_of(session_id, http)
+        body = await self._intake.read_to_pass_on(http, MOST_PASSED_BYTES, too_large_to_pass)
+        await self._shared.pass_on(http, body, replica)
 
     async def _take_or_tell(self, session: Session, message: Message, context: RequestContext) -> None:
         try:

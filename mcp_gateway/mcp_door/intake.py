@@ -21,6 +21,7 @@ from mcp_gateway.mcp_door.normal_form import as_texts, in_normal_form
 from mcp_gateway.mcp_door.opening import kept
 from mcp_gateway.mcp_door.runners import Runners
 from mcp_gateway.mcp_door.sessions import Session
+from mcp_gateway.mcp_door.shared_sessions import SharedSessions
 
 _MAX_NAMES = 1000
 _TOO_MANY_NAMES = f"An object in `params` may have at most {_MAX_NAMES} members."
@@ -44,7 +45,9 @@ class Intake:
         note_refusal: Callable[[str, str], None],
         check_scope: CheckScope,
         note_unplaced: NoteUnplaced,
+        shared: SharedSessions | None = None,
     ) -> None:
+        self._shared = shared
         self._check_scope = check_scope
         self._note_unplaced = note_unplaced
         self._runners = runners
@@ -64,6 +67,17 @@ class Intake:
         except Refusal:
             await self._listings.count(http.caller)
             raise
+
+    async def read_to_pass_on(self, http: HttpRequest, most_bytes: int, too_large: Callable[[], Refusal]) -> bytes:
+        """The body of what another replica answers, which counts it. Raises Refusal, after it was counted."""
+        try:
+            raw = await read_message_body(http.context, http.receive, self._max_body_bytes(http.caller))
+            if len(raw) > most_bytes:
+                raise too_large()
+        except Refusal:
+            await self._listings.count(http.caller)
+            raise
+        return raw
 
     async def admit(self, message: Message, caller: Caller, *, in_session: bool) -> None:
         """Count a message that comes by itself. Raises Refusal, and GatewayError `insufficient_scope` for one that
@@ -94,8 +108,12 @@ class Intake:
         if message.method is None:
             if not session.questions.take(message):
                 await self._listings.count(caller_of(context))
+                if self._shared is not None:
+                    self._shared.pass_answer(session, message)
         elif message.method == "notifications/cancelled":
-            session.cancel(message.params)
+            if not session.cancel(message.params) and self._shared is not None:
+                await self._listings.count(caller_of(context))  # since all replicas are told of it
+                self._shared.cancel(session, message.params)
         else:
             runner = self._runners.of_session(session)
             await runner.on_notify(CallContext(message, context), message.method, message.params)

@@ -18,9 +18,10 @@ _MAX_WAITING = 16
 
 
 class Questions:
-    """The requests to one client that wait for an answer."""
+    """The requests to one client that wait for an answer; `replica` is who asks, where others may hear the answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str | None = None) -> None:
+        self._replica = replica
         self._waiting: dict[RequestId, asyncio.Future[dict[str, Any]]] = {}
         self._asked = 0
 
@@ -36,7 +37,7 @@ class Questions:
         if len(self._waiting) >= _MAX_WAITING:
             raise MCPError(INTERNAL_ERROR, "Too many questions wait for this client's answer.")
         self._asked += 1
-        request_id = self._asked
+        request_id: RequestId = self._asked if self._replica is None else f"{self._replica}-{self._asked}"
         self._waiting[request_id] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s or _PATIENCE_S):

@@ -7,6 +7,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import anyio
@@ -50,6 +51,8 @@ class Session:
     validity: Validity = field(default_factory=Validity)
     stream: MessageStream | None = None
     last_used_s: float = 0.0
+    ends_at_s: float = inf
+    """By the same clock: one that other replicas serve, too, lasts only so long."""
     is_ended: bool = False
     subscribed_uris: dict[str, str] = field(default_factory=dict)
     log_level: LoggingLevel | None = None
@@ -82,14 +85,15 @@ class Session:
     def end(self, scope: anyio.CancelScope) -> None:
         del self._calls[scope]
 
-    def cancel(self, params: dict[str, Any] | None) -> None:
-        """Cancel the call that a `notifications/cancelled` names; one that has ended is no error."""
+    def cancel(self, params: Mapping[str, Any] | None) -> bool:
+        """Cancel the call that a `notifications/cancelled` names; one that has ended is no error. Whether one runs."""
         request_id = as_request_id((params or {}).get("requestId"))
         if request_id is None:
-            return
-        for scope, begun_id in self._calls.items():  # a client may use an id twice
-            if begun_id == coerce_request_id(request_id):
-                scope.cancel()
+            return False
+        named = [scope for scope, begun_id in self._calls.items() if begun_id == coerce_request_id(request_id)]
+        for scope in named:  # a client may use an id twice
+            scope.cancel()
+        return bool(named)
 
     def cancel_all(self) -> None:
         """Cancel every call, also one that is answered in its own POST or waits for a place: the client has left."""
@@ -209,14 +213,20 @@ class Sessions:
         self._by_id[session.id] = session
         session.last_used_s = self._monotonic_s()
 
-    def find(self, session_id: str, owner: Owner) -> Session:
-        """The caller's session of that id. Raises Refusal (404), also for another caller's."""
+    def find(self, session_id: str, owner: Owner) -> Session | None:
+        """The caller's session of that id; None for another caller's, too."""
         session = self._by_id.get(session_id)
         if session is None or session.owner != owner:
-            text = "Session not found: initialize a new one."
-            raise Refusal(404, INVALID_REQUEST, text, reason="session_not_found")
+            return None
+        if session.ends_at_s <= self._monotonic_s():
+            self.remove(session)
+            return None
         self.touch(session)
         return session
+
+    def named(self, session_id: str) -> Session | None:
+        """Whoever's it is."""
+        return self._by_id.get(session_id)
 
     def touch(self, session: Session) -> None:
         """Count as used now."""
@@ -259,3 +269,8 @@ class Sessions:
 
     def all(self) -> list[Session]:
         return list(self._by_id.values())
+
+
+def not_found() -> Refusal:
+    """There is no such session of the caller's."""
+    return Refusal(404, INVALID_REQUEST, "Session not found: initialize a new one.", reason="session_not_found")

@@ -29,7 +29,8 @@ from mcp_gateway.mcp_door.listings import Listings
 from mcp_gateway.mcp_door.opening import LISTEN
 from mcp_gateway.mcp_door.places import take_place
 from mcp_gateway.mcp_door.runners import Runners, has_envelope
-from mcp_gateway.mcp_door.sessions import Session, Sessions
+from mcp_gateway.mcp_door.sessions import Session, Sessions, not_found
+from mcp_gateway.mcp_door.shared_sessions import SharedSessions
 from mcp_gateway.mcp_door.shares import Owner, Tally, owner_of
 
 _MAX_BATCH_BYTES = 1024 * 1024
@@ -52,7 +53,11 @@ class StreamableHttpEndpoint:
         listings: Listings,
         all_calls: Tally,
         grace: Callable[[], Awaitable[None]],
+        shared: SharedSessions | None,
+        session_of_others: Callable[[str, RequestContext], Awaitable[Session | None]],
     ) -> None:
+        self._shared = shared
+        self._session_of_others = session_of_others
         self._sessions = sessions
         self._new_session = new_session
         self._runners = runners
@@ -76,11 +81,13 @@ class StreamableHttpEndpoint:
     async def get(self, http: HttpRequest) -> None:
         """The stream on which the server speaks unasked; a client that opens another has lost the first."""
         await self._listings.count(http.caller)
-        session = self._named_session(http)
+        session = await self._named_session(http)
         if not http.accept.events:
             raise Refusal(406, INVALID_REQUEST, _LISTEN_TO_EVENTS, reason="not_acceptable")
         http.forget_request()
         session.close_stream()
+        if self._shared is not None:
+            self._shared.listens(session)
         stream = session.stream = MessageStream(http.receive, http.send)
         try:
             await stream.serve(b": open\n\n")
@@ -91,9 +98,11 @@ class StreamableHttpEndpoint:
 
     async def delete(self, http: HttpRequest) -> None:
         """End a session, and at once what runs for it: its backends are let go of."""
-        session = self._named_session(http)
+        session = await self._named_session(http)
         self._sessions.remove(session)
         session.cancel_all()
+        if self._shared is not None:
+            await self._shared.end(session)
         await send_payload(http.send, b"")
 
     async def _serve(self, http: HttpRequest, message: Message) -> None:
@@ -119,11 +128,13 @@ class StreamableHttpEndpoint:
         payload, code = await self._intake.answer(runner, message, CallContext(message, http.context), http.caller)
         if code is not None:
             return await send_payload(http.send, payload, 400)
+        if self._shared is not None:
+            session.id = session.connection.session_id = self._shared.ids.make(session.owner, session.connection)
         self._sessions.add(session)
         return await send_payload(http.send, payload, headers=((SESSION_HEADER, session.id.encode()),))
 
     async def _serve_in_session(self, http: HttpRequest, message: Message) -> None:
-        session = self._named_session(http)
+        session = await self._named_session(http)
         if not message.is_request:
             await self._intake.note(session, message, http.context)
             return await send_payload(http.send, b"", 202)
@@ -143,7 +154,7 @@ class StreamableHttpEndpoint:
         """Answer several messages, one after another; where the client listens, each by an event of its own."""
         version = version_of(http)
         check_version(version)
-        session = self._named_session(http) if SESSION_HEADER in http.headers else None
+        session = await self._named_session(http) if SESSION_HEADER in http.headers else None
         spoken = session.connection.protocol_version if session is not None else version
         check_batch(batch, spoken or DEFAULT_NEGOTIATED_VERSION)
         reply = _reply(http)
@@ -271,13 +282,19 @@ class StreamableHttpEndpoint:
         except GatewayError as full:
             raise self._intake.without_place(full, message, context) from None
 
-    def _named_session(self, http: HttpRequest) -> Session:
+    async def _named_session(self, http: HttpRequest) -> Session:
         """The session that the headers name. Raises Refusal: 405 where they name none, 404 for an unknown one."""
-        session_id = http.headers.get(SESSION_HEADER)
-        if session_id is None:
+        named = http.headers.get(SESSION_HEADER)
+        if named is None:
             allow = ((b"allow", b"POST"),)
             raise Refusal(405, INVALID_REQUEST, "Use POST here.", headers=allow, reason="method_not_allowed")
-        return self._sessions.find(session_id.decode("latin-1"), owner_of(http.caller))
+        session_id = named.decode("latin-1")
+        session = self._sessions.find(session_id, owner_of(http.caller))
+        if session is None and self._shared is not None:
+            session = await self._session_of_others(session_id, http.context)
+        if session is None:
+            raise not_found()
+        return session
 
 
 def _too_much(message: Message) -> Refusal:

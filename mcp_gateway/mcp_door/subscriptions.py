@@ -114,22 +114,28 @@ class Subscriptions:
         return bool(self._open or self._uris.total)
 
     async def subscribe(self, ctx: Context, params: SubscribeRequestParams) -> EmptyResult:
-        session = _session(ctx)
-        if params.uri not in session.subscribed_uris:
-            _check_uris([*session.subscribed_uris, params.uri])
-            if (canonical_uri := self._canonical_uri(params.uri)) is None:
-                raise no_resource(params.uri, ctx.protocol_version)
-            if not session.is_ended:
-                self._take_uris(session.owner, 1)
-                session.subscribed_uris[params.uri] = canonical_uri
+        self.subscribe_session(session_of(ctx), params.uri, ctx.protocol_version)
         return EmptyResult()
 
+    def subscribe_session(self, session: Session, uri: str, version: str) -> None:
+        """Raises MCPError where it cannot hear of that."""
+        if uri in session.subscribed_uris:
+            return
+        _check_uris([*session.subscribed_uris, uri])
+        if (canonical_uri := self._canonical_uri(uri)) is None:
+            raise no_resource(uri, version)
+        if not session.is_ended:
+            self._take_uris(session.owner, 1)
+            session.subscribed_uris[uri] = canonical_uri
+
     async def unsubscribe(self, ctx: Context, params: UnsubscribeRequestParams) -> EmptyResult:
-        session = _session(ctx)
-        if params.uri in session.subscribed_uris:
-            del session.subscribed_uris[params.uri]
-            self._uris.give_back(session.owner)
+        self.unsubscribe_session(session_of(ctx), params.uri)
         return EmptyResult()
+
+    def unsubscribe_session(self, session: Session, uri: str) -> None:
+        if uri in session.subscribed_uris:
+            del session.subscribed_uris[uri]
+            self._uris.give_back(session.owner)
 
     def forget(self, session: Session) -> None:
         """A session has ended."""
@@ -231,7 +237,8 @@ def _honored(asked: SubscriptionFilter) -> SubscriptionFilter:
     return SubscriptionFilter(**wanted)
 
 
-def _session(ctx: Context) -> Session:
+def session_of(ctx: Context) -> Session:
+    """The session that a message came in. Raises MCPError where it came in none."""
     if not isinstance(ctx.lifespan_context, Session):
         raise MCPError(INVALID_REQUEST, "Only a session can subscribe: initialize one.")
     return ctx.lifespan_context

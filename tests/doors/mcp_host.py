@@ -21,12 +21,14 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ContentBlock, TextContent
 from starlette.types import Receive, Scope, Send
 
+from http_api.any_server import AnyServer
 from http_api.program import mcp_door
 from mcp_gateway.core.caller import Allowance, Caller, KeyHolder, Quota
 from mcp_gateway.core.clock import DAY_S
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import Gateway, open_gateway
+from mcp_gateway.core.replicas import Replicas
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.mcp_door.endpoints import McpDoor
@@ -125,7 +127,9 @@ def gated(host: Host) -> Gate:
 
 
 @contextlib.asynccontextmanager
-async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: Any) -> AsyncIterator[Host]:
+async def open_host(
+    data_dir: Path, *, send_buffer_bytes: int = 0, replicas: Replicas | None = None, **settings: Any
+) -> AsyncIterator[Host]:
     """Serve on a free port; the clock of limits stands still.
 
     Whatever the server or the loop reports as an error on the way fails the test. With a small send buffer the server
@@ -138,6 +142,7 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
     tree = Settings(data_dir=data_dir, guests=guests, limits=limits, upstream=upstream, **settings)
     clock = Clock()
     async with open_gateway(tree, now_s=clock) as gateway:
+        gateway.replicas = replicas
         door = mcp_door(gateway)
         host = Host(gateway, door, "", clock=clock)
         with lines_logged(logging.ERROR) as host.errors, socket.socket() as listener:
@@ -145,7 +150,9 @@ async def open_host(data_dir: Path, *, send_buffer_bytes: int = 0, **settings: A
             if send_buffer_bytes:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
             host.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/mcp"
-            async with door.run(), served(gateway, _app(host), uncapped(), listener):
+            app = _app(host)
+            door.answer_by(AnyServer(app))
+            async with door.run(), served(gateway, app, uncapped(), listener):
                 yield host
         assert not host.errors
 

@@ -198,6 +198,7 @@ async def test_an_idle_session_expires_and_a_used_one_does_not() -> None:
     clock.now_s = 50
     sessions.find("s1", owner("a"))
     busy = sessions.find("s2", owner("a"))
+    assert busy is not None
     scope = busy.begin(1)
     clock.now_s = 61
     sessions.expire()

@@ -70,7 +70,9 @@ async def test_of_a_callers_own_sessions_a_busy_one_makes_no_room() -> None:
     scope = busy.begin(1)
     opened.open(owner("a"), owner("a"))
     assert list(opened) == ["s0", "s2"]
-    opened.sessions.find("s2", owner("a")).begin(1)
+    other = opened.sessions.find("s2", owner("a"))
+    assert other is not None
+    other.begin(1)
     with pytest.raises(Refusal) as refused:
         opened.open(owner("a"))
     assert refused.value.status == 503

@@ -134,7 +134,7 @@ class Valkey:
         link.abort("the gateway ends")
 
     async def _connect(self) -> bool:
-        loop, address, link = asyncio.get_running_loop(), self._address, Link(self._answer_s)
+        loop, address, link = asyncio.get_running_loop(), self._address, self._new_link()
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await loop.create_connection(
@@ -169,6 +169,9 @@ class Valkey:
     def _tell_away(self, what: str, why: str) -> None:
         if self._warnings.warning("Valkey at %r %s: %s", self._address, what, why):
             self._is_told_away = True
+
+    def _new_link(self) -> Link:
+        return Link(self._answer_s)
 
     def _opening(self) -> Iterable[Command]:
         """What is said first, in one write."""

@@ -25,6 +25,7 @@ from mcp_gateway.core.store.sql import (
     retention,
     service_notice,
     settlements,
+    shared_secrets,
     status_board,
     usage,
     users,
@@ -55,6 +56,7 @@ EXECUTORS = (
     | outcomes.EXECUTORS
     | retention.EXECUTORS
     | service_notice.EXECUTORS
+    | shared_secrets.EXECUTORS
     | status_board.EXECUTORS
     | usage.EXECUTORS
     | users.EXECUTORS

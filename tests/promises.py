@@ -1110,6 +1110,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/contract/test_contract.py",
                 "tests/core/store/contract/test_listening.py",
                 "tests/core/store/postgres/test_outages.py",
+                "tests/core/store/postgres/test_batches.py",
                 "tests/core/store/postgres/test_replicas.py",
                 "tests/core/store/postgres/test_wallets.py",
                 "tests/core/store/postgres/test_links.py",

@@ -4,6 +4,8 @@ Accounts, keys, models, backends and versions of prices: what the operator or th
 since names are kept.
 """
 
+from collections.abc import Iterable, Mapping
+
 from mcp_gateway.core.store.connection import EngineConnection
 
 NUMBER_OF = "(SELECT number FROM names WHERE name = {})"
@@ -30,6 +32,13 @@ class Numbers(dict[_Names, _NumbersOf]):
             self.clear()
         numbers = self[names] = tuple(None if name is None else self._number(name) for name in names)
         return numbers
+
+    def note(self, combined: Iterable[_Names], numbers: Mapping[str, int]) -> None:
+        """What is known of these names by now."""
+        for names in combined:
+            if len(self) >= _MOST:
+                self.clear()
+            self[names] = tuple(None if name is None else numbers[name] for name in names)
 
     def _number(self, name: str) -> int:
         found = self._connection.execute("SELECT number FROM names WHERE name = ?", (name,)).fetchone()

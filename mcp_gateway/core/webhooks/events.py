@@ -11,12 +11,13 @@ import orjson
 from mcp_gateway.core.money import format_usd
 
 LEAST_PERCENT = 50
-_PERCENTS = (LEAST_PERCENT, 80, 100)
+PERCENTS = (LEAST_PERCENT, 80, 100)
+"""The thresholds of a budget."""
 
 
 def crossed(before_nano: int, after_nano: int, amount_nano: int) -> list[int]:
     """The thresholds of a budget, in percent, that what was spent of it has come to just now."""
-    return [one for one in _PERCENTS if 100 * before_nano < one * amount_nano <= 100 * after_nano]
+    return [one for one in PERCENTS if 100 * before_nano < one * amount_nano <= 100 * after_nano]
 
 
 def budget_threshold(

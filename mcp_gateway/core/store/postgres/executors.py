@@ -5,10 +5,19 @@ from typing import Any
 
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.ledger.closing import ForgetSums, KeepSums
-from mcp_gateway.core.ledger.entries import CatchUp, VerifySinceCheckpoint
+from mcp_gateway.core.ledger.entries import (
+    CatchUp,
+    Departure,
+    GiveBack,
+    LeaveUncharged,
+    Settle,
+    VerifySinceCheckpoint,
+)
 from mcp_gateway.core.observe.history import Groups, TotalsOfHours
 from mcp_gateway.core.observe.hourly_sums import AddToSums
 from mcp_gateway.core.observe.retention import GiveSpaceBack, Space, SpaceOf
+from mcp_gateway.core.record import AddRecord
+from mcp_gateway.core.store.postgres.batches import carried_out_by
 from mcp_gateway.core.store.sql.executors import EXECUTORS as OF_ANY_ENGINE
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
@@ -35,6 +44,12 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> list[Groups]:
     return found
 
 
+_OF_REQUESTS = carried_out_by(OF_ANY_ENGINE.together[Settle])
 EXECUTORS = OF_ANY_ENGINE | Executors(
-    alone={GiveSpaceBack: _give_back}, reads={SpaceOf: _space, TotalsOfHours: _totals_of_hours}
+    alone={GiveSpaceBack: _give_back},
+    together={
+        **dict.fromkeys((Settle, LeaveUncharged, GiveBack, Departure), _OF_REQUESTS),
+        AddRecord: carried_out_by(OF_ANY_ENGINE.together[AddRecord]),
+    },
+    reads={SpaceOf: _space, TotalsOfHours: _totals_of_hours},
 )

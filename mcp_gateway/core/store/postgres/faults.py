@@ -41,21 +41,26 @@ def is_unavailable(error: BaseException) -> bool:
     """Whether what failed may go through later."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "").startswith(_NOT_NOW)
-    return isinstance(error, (*GONE, TakenOver))
+    return isinstance(error, (*GONE, TakenOver)) and not _is_unsayable(error)
 
 
 def is_gone(error: BaseException) -> bool:
     """Whether the connection is of no more use."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "").startswith(("08", *_ENDED))
-    return isinstance(error, GONE)
+    return isinstance(error, GONE) and not _is_unsayable(error)
 
 
 def is_answer(error: BaseException) -> bool:
-    """Whether the server itself has said so, and goes on."""
-    return isinstance(error, asyncpg.PostgresError) and not is_gone(error)
+    """Whether the server itself has said so, and goes on; or was not asked, since no column has such a value."""
+    return (isinstance(error, asyncpg.PostgresError) and not is_gone(error)) or _is_unsayable(error)
 
 
 def told(error: BaseException) -> str:
     """For the operator: a time that ran out has no words of its own."""
     return str(error) or ("it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+def _is_unsayable(error: BaseException) -> bool:
+    """A parameter that is too large for its column, or of another type: nothing was sent."""
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)

@@ -214,9 +214,13 @@ def _text(value: Any) -> str:
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
+def _texts(values: Iterable[Any]) -> list[str | None]:
+    return [None if one is None else _text(one) for one in values]
+
+
 def _number(text: str) -> int | float:
     """What sums of numbers are read as."""
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-_CONVERTS: Mapping[str, _Convert] = {"bool": bool, "text": _text, "numeric": str}
+_CONVERTS: Mapping[str, _Convert] = {"bool": bool, "text": _text, "text[]": _texts, "numeric": str}

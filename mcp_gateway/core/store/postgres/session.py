@@ -6,8 +6,14 @@ lives while its session has the lock of its row, and for a grace after its last 
 end. Whose row was declared over meanwhile goes on as another.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mcp_gateway.core.store.postgres.batches import RequestBatch
 from mcp_gateway.core.store.postgres.faults import TakenOver, is_gone
 from mcp_gateway.core.store.postgres.link import PostgresLink, Where
+
+T = TypeVar("T")
 
 LOCKS = 1_835_231_079
 """The first number of the gateway's advisory locks: "mcpg"; the second says which."""
@@ -27,9 +33,11 @@ WRITES = {
     "lock_timeout": "500ms",
     "statement_timeout": "2s",
     "idle_in_transaction_session_timeout": "5s",
+    "client_connection_check_interval": "100ms",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "synchronous_commit": "on",
+    "jit": "off",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
@@ -104,6 +112,27 @@ class WriterSession:
         self.link.in_transaction = False
         self.is_anew = False
         self._rest()
+
+    def run_alone(self, batch: RequestBatch, *, is_durable: bool) -> Sequence[object] | None:
+        """A batch that is its whole transaction, with its number, in one trip; what it tells, None where it leaves it.
+
+        Writers of such go side by side: each locks what it changes, in the same order.
+        """
+        assert self._id is not None
+        self._batch += 1
+        self._numbered_by = self._id
+        return batch.run_alone(self._id, self._batch, is_durable=is_durable)
+
+    def as_of_now(self, read: Callable[[], T]) -> T:
+        """What is read as of one moment, between two batches."""
+        try:
+            self.link.script("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            found = read()
+            self.link.script("ROLLBACK")
+        except BaseException:
+            self.link.drop()
+            raise
+        return found
 
     def roll_back(self) -> None:
         """As far as there is a connection to do so."""

@@ -8,13 +8,14 @@ whether it happened; so nothing is lost and nothing happens twice.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gathering import Gathering
 from mcp_gateway.core.store.jobs import Job, fail, replace, resolve, runs
+from mcp_gateway.core.store.postgres.batches import RequestBatch, is_plain
 from mcp_gateway.core.store.postgres.executors import LONG
 from mcp_gateway.core.store.postgres.faults import FAILED, is_answer, is_unavailable, told
 from mcp_gateway.core.store.postgres.session import WriterSession
@@ -37,6 +38,8 @@ class _Ended(NamedTuple):
     is_in_doubt: bool = False
     facts: Sequence[object] = ()
     """What it has told."""
+    facts_anew: Callable[[], Sequence[object]] | None = None
+    """Reads that, of a batch whose answer would have told it."""
 
 
 class _RunAgain(Exception):
@@ -57,6 +60,7 @@ class BatchWriter(WriteQueue):
         self._is_in_doubt = False
         self._facts: Sequence[object] = ()
         """What the batch in doubt has told."""
+        self._facts_anew: Callable[[], Sequence[object]] | None = None
         self._decided: set[Job] = set()
         """Of those on their way: refused, or failed, after they had changed something; they are not run again."""
         self._gathering = Gathering(self._waiting, self._gathered)
@@ -167,7 +171,7 @@ class BatchWriter(WriteQueue):
         """The same where nobody knows yet whether the batch is committed: it stays as it is until somebody does."""
         assert ended.error is not None
         if not self._is_in_doubt:
-            self._facts = ended.facts
+            self._facts, self._facts_anew = ended.facts, ended.facts_anew
         self._is_in_doubt = True
         self._refuse_impatient(self._batch)
         self._put_off(told(ended.error))
@@ -179,12 +183,42 @@ class BatchWriter(WriteQueue):
         try:
             self._session.open()
             is_committed = self._session.has_committed()
+            if is_committed and self._facts_anew is not None:
+                self._facts = self._session.as_of_now(self._facts_anew)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is still not known
             self._session.give_up(error)
             return _Ended(error, is_in_doubt=True)
         return _Ended(is_committed=is_committed, facts=self._facts)
 
     def _run(self, jobs: list[Job]) -> _Ended:
+        return self._run_alone(jobs) or self._run_in_steps(jobs)
+
+    def _run_alone(self, jobs: list[Job]) -> _Ended | None:
+        """In one statement that is a transaction of its own; None where it takes steps, and nothing is changed yet."""
+        if not jobs or self._decided or any(job.is_apart or not is_plain(job.write) for job in jobs):
+            return None
+        try:
+            self._session.open()
+            if self._session.is_anew:
+                return None
+            batch = RequestBatch(self._transaction, [job.write for job in jobs])
+        except Exception as error:  # noqa: BLE001 - whatever failed, the batch waits to be run again
+            self._session.give_up(error)
+            self._transaction.forget()
+            return _Ended(error) if is_unavailable(error) else None
+        for job, outcome in zip(jobs, batch.outcomes, strict=True):
+            job.result, job.error = outcome, None
+        try:
+            facts = self._session.run_alone(batch, is_durable=any(job.is_durable for job in jobs))
+        except Exception as error:  # noqa: BLE001 - it may have happened, unless the server says otherwise
+            if is_answer(error):
+                return _Ended(error) if is_unavailable(error) else None
+            self._session.link.drop()
+            self._transaction.forget()
+            return _Ended(error, is_in_doubt=True, facts_anew=batch.facts_anew)
+        return None if facts is None else _Ended(is_committed=True, facts=facts)
+
+    def _run_in_steps(self, jobs: list[Job]) -> _Ended:
         try:
             self._session.open()
             self._session.begin(is_durable=any(job.is_durable for job in jobs))

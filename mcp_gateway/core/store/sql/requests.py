@@ -48,14 +48,14 @@ from mcp_gateway.core.zones import ZoneOffset
 _SURFACE_AT = RequestRecord._fields.index("surface")
 _COLUMNS = RequestRecord._fields[:_SURFACE_AT]
 """Those of every row, where a surface stands if it is not UNNAMED_SURFACE; what few were billed by is beside it."""
-_OF_FEW = slice(_SURFACE_AT + 1, None)
-_NOTHING_OF_THAT = tuple(RequestRecord._field_defaults[name] for name in RequestRecord._fields[_OF_FEW])
+OF_FEW = slice(_SURFACE_AT + 1, None)
+NOTHING_OF_THAT = tuple(RequestRecord._field_defaults[name] for name in RequestRecord._fields[OF_FEW])
 _NAMES = slice(_COLUMNS.index("account_id"), _COLUMNS.index("price_version") + 1)
 _NUMBERS = ("account_number", "key_number", "model_number", "backend_number", "price_number")
 """Rows have the numbers of these names: the table is `request_rows`, and `requests` a view of it with the names."""
-_BEFORE, _BEHIND = slice(_NAMES.start), slice(_NAMES.stop, _SURFACE_AT)
-_BEHIND_AND_SURFACE = slice(_NAMES.stop, _SURFACE_AT + 1)
-_OWN = _COLUMNS[_BEFORE] + _COLUMNS[_BEHIND]
+BEFORE, _BEHIND = slice(_NAMES.start), slice(_NAMES.stop, _SURFACE_AT)
+BEHIND_AND_SURFACE = slice(_NAMES.stop, _SURFACE_AT + 1)
+_OWN = _COLUMNS[BEFORE] + _COLUMNS[_BEHIND]
 
 
 def _inserting(*columns: str) -> str:
@@ -171,12 +171,12 @@ def insert_records(transaction: Transaction, records: Sequence[RequestRecord]) -
     named: Sequence[tuple[Any, ...]] = [record for record in records if record.surface != UNNAMED_SURFACE]
     if named:
         chats = [record for record in records if record.surface == UNNAMED_SURFACE]
-        rows = [numbers[record[_NAMES]] + record[_BEFORE] + record[_BEHIND_AND_SURFACE] for record in named]
+        rows = [numbers[record[_NAMES]] + record[BEFORE] + record[BEHIND_AND_SURFACE] for record in named]
         connection.executemany(_INSERT_SURFACE, rows)
     if chats:
-        rows = [numbers[record[_NAMES]] + record[_BEFORE] + record[_BEHIND] for record in chats]
+        rows = [numbers[record[_NAMES]] + record[BEFORE] + record[_BEHIND] for record in chats]
         connection.executemany(_INSERT, rows)
-    if few := [record for record in records if record[_OF_FEW] != _NOTHING_OF_THAT]:
+    if few := [record for record in records if record[OF_FEW] != NOTHING_OF_THAT]:
         _insert_beside(transaction, few)
 
 

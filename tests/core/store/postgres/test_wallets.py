@@ -15,6 +15,7 @@ from mcp_gateway.core.store.postgres.store import PostgresStore
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.ledger.test_machine import PATIENT_S, LedgerLife
 from tests.databases import FOR_TESTS
+from tests.patience import poll
 from tests.postgres_server import Outside, postgres_server
 from tests.postgres_stores import NOTES
 
@@ -26,6 +27,7 @@ class LedgerElsewhere(LedgerLife):
 
     def __init__(self) -> None:
         self.url = postgres_server().make(NOTES)
+        self._has_hurried = False
         super().__init__()
 
     async def _opened(self) -> Store:
@@ -42,8 +44,13 @@ class LedgerElsewhere(LedgerLife):
         with Outside(self.url) as another:
             another.run(f"BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {WRITING})")
             yield
+            if self._has_hurried:
+                poll(lambda: not another.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        self._has_hurried = False
 
     def hurry(self) -> None:
+        """Whoever waits is closed before the lock is free, and what it asked for ends with it."""
+        self._has_hurried = True
         self._session.link._where = self._session.link._where._replace(answer_s=0.05)
         self._session.link.patient(None)
 

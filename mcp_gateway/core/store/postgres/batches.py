@@ -1,0 +1,176 @@
+"""What requests cost and their rows, all of a batch in one statement: nothing is decided there, only written.
+
+It writes what every request writes. Where more is to be told than a wallet's state, or more is kept of a request than
+its row, the executors of any engine do it, one statement after the other.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from mcp_gateway.core.engine import Write
+from mcp_gateway.core.ledger.budgets import BudgetSpent, Spent
+from mcp_gateway.core.ledger.entries import Ended, LeaveUncharged, Settle, WalletState
+from mcp_gateway.core.ledger.rules import GrantLeft
+from mcp_gateway.core.record import UNNAMED_SURFACE, AddRecord, RequestRecord
+from mcp_gateway.core.store.names import Numbers
+from mcp_gateway.core.store.sql import grants
+from mcp_gateway.core.store.sql.requests import BEFORE, BEHIND_AND_SURFACE, NOTHING_OF_THAT, OF_FEW
+from mcp_gateway.core.store.transaction import Row, RunTogether, Transaction
+from mcp_gateway.core.webhooks.events import PERCENTS
+
+_SETTLE = f"SELECT * FROM settle_batch_v1({', '.join('?' * 37)})"
+_NUMBER = "SELECT number_names_v1(?)"
+_VERSION = "SELECT MAX(id) FROM ledger_rows WHERE kind = 'settle' AND reference IN (SELECT unnest(CAST(? AS text[])))"
+_WALLET = "SELECT paid_nano, granted_nano FROM wallets WHERE account_id = ?"
+_SPENT = "SELECT spent_nano FROM budget_windows WHERE budget_id = ? AND starts_at_ms = ?"
+_RECORD_COLUMNS = 20
+
+_Plain = Settle | LeaveUncharged | AddRecord
+
+
+def is_plain(write: Write[Any]) -> bool:
+    """Whether it is one that every request writes, and writes no more than that."""
+    if isinstance(write, Settle):
+        return write.pocket is None and _is_plain(write.record)
+    return isinstance(write, LeaveUncharged) or (isinstance(write, AddRecord) and _is_plain(write.record))
+
+
+def _is_plain(record: RequestRecord | None) -> bool:
+    return record is None or record[OF_FEW] == NOTHING_OF_THAT
+
+
+class RequestBatch:
+    """Plain writes, as the database takes them."""
+
+    def __init__(self, transaction: Transaction, writes: Sequence[_Plain]) -> None:
+        """Names that are new are numbered at once, and keep their numbers whatever becomes of the batch."""
+        self.outcomes = [one.charge.amount_nano if type(one) is Settle else _OUTCOMES[type(one)] for one in writes]
+        self._transaction = transaction
+        self._ended = tuple([one.request_id for one in writes if not isinstance(one, AddRecord)])
+        settled = [one for one in writes if isinstance(one, Settle)]
+        recorded = [one.record for one in writes if not isinstance(one, LeaveUncharged)]
+        records = [(_named(record), record) for record in recorded if record is not None]
+        _number(transaction, {names for names, _ in records}.union([(one.account_id,) for one in settled]))
+        numbers = transaction.numbers
+        paid: dict[str, int] = {}
+        granted: dict[str, int] = {}
+        drawn: dict[int, int] = {}
+        spent: dict[Spent, int] = {}
+        self._holders: dict[Spent, str] = {}
+        entries = []
+        for one in settled:
+            account_id, charge = one.account_id, one.charge
+            paid_nano, granted_nano = charge.paid_nano, 0
+            if charge.grants:
+                granted_nano = charge.granted_nano
+                for grant_id, part_nano in charge.grants:
+                    drawn[grant_id] = drawn.get(grant_id, 0) + part_nano
+            entries.append((numbers[(account_id,)][0], one.request_id, paid_nano, granted_nano))
+            paid[account_id] = paid.get(account_id, 0) + paid_nano
+            granted[account_id] = granted.get(account_id, 0) + granted_nano
+            for window in one.windows:
+                spent[window] = spent.get(window, 0) + paid_nano + granted_nano
+                self._holders[window] = account_id
+        self._accounts = sorted(paid)
+        self._windows = sorted(spent)
+        self._references = [entry[1] for entry in entries]
+        self._parameters = (
+            transaction.now_ms(),
+            *(zip(*entries, strict=True) if entries else ((),) * 4),
+            self._accounts,
+            [paid[account_id] for account_id in self._accounts],
+            [granted[account_id] for account_id in self._accounts],
+            list(drawn),
+            list(drawn.values()),
+            [budget_id for budget_id, _ in self._windows],
+            [starts_at_ms for _, starts_at_ms in self._windows],
+            [spent[window] for window in self._windows],
+            PERCENTS,
+            *_columns(records, numbers),
+        )
+
+    def run(self) -> bool:
+        """As part of the transaction; False where the statement leaves it to others, and has changed nothing."""
+        row = self._transaction.first(_SETTLE, (None, None, True, *self._parameters))
+        assert row is not None
+        is_done: bool = row[0]
+        if is_done:
+            for fact in self._facts(row):
+                self._transaction.tell(fact)
+        return is_done
+
+    def run_alone(self, writer: int, number: int, *, is_durable: bool) -> Sequence[object] | None:
+        """As a transaction of its own, that writer's with this number; the facts, None as where `run` says False."""
+        row = self._transaction.first(_SETTLE, (writer, number, is_durable, *self._parameters))
+        assert row is not None
+        return self._facts(row) if row[0] else None
+
+    def facts_anew(self) -> Sequence[object]:
+        """Of the batch, which is committed, and whose answer was lost; as of now, which may be later."""
+        connection, all_left = self._transaction.connection, []
+        (version,) = self._transaction.first(_VERSION, (self._references,)) or (None,)
+        wallets = [self._transaction.first(_WALLET, (account_id,)) or (0, 0) for account_id in self._accounts]
+        for account_id in self._accounts:
+            all_left += [(account_id, *one) for one in grants.left(connection, account_id)]
+        spent = [(self._transaction.first(_SPENT, window) or (0,))[0] for window in self._windows]
+        columns = zip(*all_left, strict=True) if all_left else (None,) * 4
+        return self._facts((True, version, *zip(*wallets, strict=True), *columns, spent))
+
+    def _facts(self, row: Row) -> Sequence[object]:
+        """In the order in which executors of any engine tell them."""
+        _, version, paid, granted, *all_left, spent = row
+        left: dict[str, list[GrantLeft]] = {}
+        if all_left[0] is not None:
+            for account_id, *one in zip(*all_left, strict=True):
+                left.setdefault(account_id, []).append(GrantLeft(*one))
+        facts: list[object] = [
+            WalletState(account_id, paid_nano, tuple(left.get(account_id, ())) if granted_nano else (), version)
+            for account_id, paid_nano, granted_nano in zip(self._accounts, paid or (), granted or (), strict=True)
+        ]
+        for window, spent_nano in zip(self._windows, spent or (), strict=True):
+            facts.append(BudgetSpent(self._holders[window], window, spent_nano))
+        if self._ended:
+            facts.append(Ended(self._ended))
+        return facts
+
+
+_OUTCOMES: dict[type[Write[Any]], int | None] = {LeaveUncharged: 0, AddRecord: None}
+
+
+def carried_out_by(others: RunTogether) -> RunTogether:
+    """Who carries out plain writes by the statement, and leaves to `others` what is none and what it leaves undone."""
+
+    def carry_out(transaction: Transaction, writes: Sequence[Any]) -> Sequence[Any]:
+        outcomes: list[Any] = []
+        for are_plain, found in groupby(writes, is_plain):
+            group = list(found)
+            batch = RequestBatch(transaction, group) if are_plain else None
+            outcomes += batch.outcomes if batch is not None and batch.run() else others(transaction, group)
+        return outcomes
+
+    return carry_out
+
+
+def _number(transaction: Transaction, combined: Iterable[tuple[str | None, ...]]) -> None:
+    """See to it that these names have numbers, that are known."""
+    known = transaction.numbers
+    unknown = [names for names in combined if names not in known]
+    if unknown:
+        wanted = sorted({name for names in unknown for name in names if name is not None})
+        row = transaction.first(_NUMBER, (wanted,))
+        assert row is not None
+        known.note(unknown, dict(zip(wanted, row[0] or (), strict=True)))
+
+
+def _named(record: RequestRecord) -> tuple[str | None, ...]:
+    return record.account_id, record.key_id, record.model, record.backend, record.price_version
+
+
+def _columns(records: Sequence[tuple[tuple[str | None, ...], tuple[Any, ...]]], numbers: Numbers) -> Sequence[object]:
+    """Of the table, in the order of the statement's parameters."""
+    if not records:
+        return ((),) * _RECORD_COLUMNS
+    rows: list[Row] = [(*numbers[names], *record[BEFORE], *record[BEHIND_AND_SURFACE]) for names, record in records]
+    *columns, surfaces = zip(*rows, strict=True)
+    return (*columns, [None if one == UNNAMED_SURFACE else one for one in surfaces])

@@ -44,6 +44,18 @@ class Write(Generic[T]):
         return None
 
 
+class Announcement:
+    """What the other servers of a database are told once a commit has changed something: a frozen dataclass of ids.
+
+    It says what to read again, and nothing else: one that is lost with a connection costs how soon they know, as who
+    was away is told (`on_unheard`). Its fields are texts, integers and None; it is a row of `store/announcements.py`.
+    """
+
+    __slots__ = ()
+    word: ClassVar[str]
+    """Its name on the way."""
+
+
 class Read(Generic[T]):
     """One question, answered as of one commit, the last: a frozen dataclass of its room. T is the answer."""
 
@@ -86,7 +98,14 @@ class Engine(Protocol):
     def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
         """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes.
 
-        Once for an engine and a kind: who listens later is told in place of whoever did.
+        Once for an engine and a kind: who listens later is told in place of whoever did. An Announcement is told by
+        other servers alone, and never by this one.
+        """
+
+    def on_unheard(self, hear: Callable[[], None]) -> None:
+        """Have `hear` called where other servers may have told what this one did not hear: all is to be read again.
+
+        Listen first, and read then: what is told in between is heard.
         """
 
     async def read(self, read: Read[T]) -> T:

@@ -50,6 +50,9 @@ class Auditing:
     def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
         self._store.listen(kind, hear)
 
+    def on_unheard(self, hear: Callable[[], None]) -> None:
+        self._store.on_unheard(hear)
+
     async def read(self, read: Read[T]) -> T:
         return await self._store.read(read)
 

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
-from mcp_gateway.core.engine import Engine, Read, Scan, Write
+from mcp_gateway.core.engine import Announcement, Engine, Read, Scan, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity.own_limits import Limit, OwnLimits
 from mcp_gateway.core.text import check_one_line, shown
@@ -16,6 +16,13 @@ MAX_MARGIN = 100_000
 _PERCENT = re.compile(r"[0-9]{1,4}(\.[0-9]{1,2})?")
 LIMITS_OF = "limits_of_"
 """Before an account's id in the notes of changes: of what all its keys may use together, which changes none of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitiesChanged(Announcement):
+    """Something is noted of keys, accounts, users or sessions; what, stands in the notes of changes."""
+
+    word: ClassVar[str] = "identities"
 
 
 @dataclass(frozen=True, slots=True)

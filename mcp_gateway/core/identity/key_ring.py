@@ -8,6 +8,7 @@ from typing import NamedTuple
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID, Allowance, KeyScope
 from mcp_gateway.core.engine import Engine, Read, Report, Scan, Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.accounts import IdentitiesChanged
 from mcp_gateway.core.identity.keys import (
     LIVE_PREFIX,
     TEST_PREFIX,
@@ -35,6 +36,8 @@ from mcp_gateway.core.text import check_one_line, shown
 SHOWN_CHARACTERS = len(LIVE_PREFIX) + 4
 """Of a key, by which people tell it from others."""
 _MOST_ENDED_AT_ONCE = 1000
+_CHANGES_KEPT = 100_000
+"""When a server starts: another one reads them twice a second, unless it cannot."""
 """In one transaction, which takes some 20 ms for so many."""
 
 
@@ -58,7 +61,8 @@ class Changes(NamedTuple):
     """The ids of keys and accounts that have changed, and the number of the last change."""
 
     number: int
-    ids: frozenset[str]
+    ids: frozenset[str] | None
+    """None where there may be more than are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +134,10 @@ class EndKeys(Write[EndedKeys]):
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetChanges(Write[None]):
-    """Of keys and accounts."""
+class ForgetChanges(Write[int]):
+    """Of keys and accounts, all but so many of the last ones; returns the number of the last."""
+
+    kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +325,10 @@ class KeyRing:
 
     async def changes_after(self, number: int) -> Changes | None:
         """Changes of keys and accounts, by whichever process; None where there are none."""
-        return await self._store.read(ChangesAfter(number))
+        changes = await self._store.read(ChangesAfter(number))
+        if changes is not None and changes.number - number > _CHANGES_KEPT:
+            return changes._replace(ids=None)
+        return changes
 
     # Changing
 
@@ -331,9 +340,16 @@ class KeyRing:
         """Call `listener` with each key that this process has changed, as it was, before whoever asked is told."""
         self._on_change.append(listener)
 
-    async def forget_changes(self) -> None:
-        """Start the notes of changes anew: a server that starts has read nothing that could have changed since."""
-        await self._store.write(ForgetChanges())
+    def on_elsewhere(self, hear: Callable[[], None]) -> None:
+        """Have `hear` called once another server has noted a change, or may have done so unheard."""
+        self._store.listen(IdentitiesChanged, lambda _: hear())
+        self._store.on_unheard(hear)
+
+    async def forget_changes(self) -> int:
+        """The number of the last change, since a server that starts has read nothing that could have changed before;
+        of those that other servers may not have read yet enough are kept.
+        """
+        return await self._store.write(ForgetChanges(_CHANGES_KEPT))
 
     async def create(
         self,

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Set
+from contextlib import suppress
 from itertools import islice
 from math import inf
 from typing import TypeVar
@@ -65,6 +66,8 @@ class KnownKeys:
         self._last_change = 0
         self._stale_ids: set[str] = set()
         """Of keys and accounts that have changed and were not read again yet."""
+        self._is_all_stale = False
+        """Whether more has changed than could be read."""
         self._catching_up = asyncio.Lock()
         self._looking_up = SharedReads[Key | Code]()
         """By digest."""
@@ -74,7 +77,9 @@ class KnownKeys:
         self._on_change: list[OnChange] = []
         self._let_go: LetGo = lambda _: True
         self._last_use: Callable[[str], int] = lambda _: 0
+        self._woken = asyncio.Event()
         keys.on_change(lambda _: self.catch_up())
+        keys.on_elsewhere(self._woken.set)
 
     def __len__(self) -> int:
         return len(self._valid)
@@ -137,16 +142,20 @@ class KnownKeys:
 
     async def begin(self) -> None:
         """To be called once, before the first key is shown."""
-        await self._keys.forget_changes()
+        self._last_change = await self._keys.forget_changes()
 
     async def catch_up(self) -> None:
         """Look again at the keys that have changed, whichever process changed them. Raises DatabaseError."""
         async with self._catching_up:
             if (changes := await self._keys.changes_after(self._last_change)) is not None:
                 self._last_change = changes.number
-                self._stale_ids |= changes.ids
+                if changes.ids is None:
+                    self._is_all_stale = True
+                else:
+                    self._stale_ids |= changes.ids
                 self._refused.clear()
-            stale_ids = frozenset(self._stale_ids)
+            is_all_stale = self._is_all_stale
+            stale_ids = _Everything(self._known_ids()) if is_all_stale else frozenset(self._stale_ids)
             for digest, key in self._touched_by(stale_ids):
                 self._replace(digest, key, await self._keys.find(digest))
             for account_id in self._accounts_touched_by(stale_ids):
@@ -156,6 +165,8 @@ class KnownKeys:
             for listener in self._on_change if stale_ids else ():
                 await listener(stale_ids)
             self._stale_ids -= stale_ids
+            if is_all_stale:
+                self._is_all_stale = False
 
     async def learn(self, account_id: str) -> None:
         """Have `account_limits` know of an account that there is, and whose keys need not have been shown.
@@ -182,7 +193,10 @@ class KnownKeys:
     async def watch(self) -> None:
         """Keep up with time and other processes, until cancelled; what is known stays while nothing can be read."""
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_INTERVAL_S):
+                    await self._woken.wait()
+            self._woken.clear()
             self.end_expired()
             try:
                 await self.catch_up()
@@ -217,6 +231,11 @@ class KnownKeys:
         """Its account's, as they are known for a minted key: it raises none, and to read them is to read thousands."""
         known = self._account_limits.get(key.account_id) if key.is_minted else None
         return await self._keys.account_limits(key.account_id) if known is None else known
+
+    def _known_ids(self) -> Iterator[str]:
+        yield from self._digests
+        for account_id in self._account_limits:
+            yield LIMITS_OF + account_id
 
     def _accounts_touched_by(self, changed_ids: Set[str]) -> list[str]:
         account_ids = [changed_id.removeprefix(LIMITS_OF) for changed_id in changed_ids]
@@ -300,6 +319,13 @@ class KnownKeys:
         if len(self._refused) >= _MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
         self._refused[digest] = code
+
+
+class _Everything(frozenset[str]):
+    """The ids that are known here, and any that whoever hears of them may know."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
 
 
 def _unreadable(error: DatabaseError) -> GatewayError:

@@ -35,6 +35,10 @@ class WriteQueue:
         """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes."""
         self._listeners[kind] = hear
 
+    def hear(self, fact: object) -> None:
+        """What another server has told."""
+        self._tell((fact,))
+
     def _tell(self, facts: Iterable[object]) -> None:
         for fact in facts:
             try:

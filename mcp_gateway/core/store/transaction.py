@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mcp_gateway.core.engine import Read, Write
+from mcp_gateway.core.engine import Announcement, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.connection import EngineConnection
 from mcp_gateway.core.store.connection import Parameters as Parameters
@@ -34,31 +34,52 @@ class Rows:
 class Transaction(Rows):
     """The writer's connection, while its transaction is open."""
 
-    def __init__(self, connection: EngineConnection, executors: "Executors", now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        connection: EngineConnection,
+        executors: "Executors",
+        now_ms: Callable[[], int],
+        *,
+        can_be_heard: bool = False,
+    ) -> None:
+        """`can_be_heard` where other servers may be told what is announced."""
         super().__init__(connection)
         self.now_ms = now_ms
         """The time by which entries of the ledger are made: what has a later id is not older."""
         self.numbers = Numbers(connection)
         self._executors = executors
         self._told: list[object] = []
+        self._announced: list[Announcement] = []
+        self._can_be_heard = can_be_heard
 
     def tell(self, fact: object) -> None:
         """Have who listens for facts of its kind hear of it once this is committed."""
         self._told.append(fact)
 
+    def announce(self, fact: Announcement) -> None:
+        """Have the other servers of the database hear of it once this is committed."""
+        if self._can_be_heard:
+            self._announced.append(fact)
+
     @property
     def traces(self) -> tuple[int, int]:
         """Another value once anything has been changed or told."""
-        return self.connection.total_changes, len(self._told)
+        return self.connection.total_changes, len(self._told) + len(self._announced)
 
     def take_told(self) -> list[object]:
         """What was told since the last time, which is forgotten with this."""
         told, self._told = self._told, []
         return told
 
+    def take_announced(self) -> list[Announcement]:
+        """The same of what was announced."""
+        announced, self._announced = self._announced, []
+        return announced
+
     def forget(self) -> None:
-        """What was told and numbered, once it is rolled back."""
+        """What was told, announced and numbered, once it is rolled back."""
         self._told.clear()
+        self._announced.clear()
         self.numbers.clear()
 
     def execute(self, sql: str, parameters: Parameters = ()) -> int:
@@ -80,7 +101,7 @@ class Transaction(Rows):
 
     def whole(self, run: "Run", write: Write[Any]) -> Any:
         """What comes of a write. Raises its GatewayError; nothing that it did or told before that is left then."""
-        told = len(self._told)
+        told, announced = len(self._told), len(self._announced)
         self.execute("SAVEPOINT whole")
         try:
             outcome = run(self, write)
@@ -88,6 +109,7 @@ class Transaction(Rows):
             self.execute("ROLLBACK TO whole")
             self.execute("RELEASE whole")
             del self._told[told:]
+            del self._announced[announced:]
             self.numbers.clear()
             raise
         self.execute("RELEASE whole")

@@ -68,6 +68,7 @@ class OpenStore(Generic[W, R]):
         self._alone, self._together = executors.alone, executors.together
         self._new_future = asyncio.get_running_loop().create_future
         self._submit = writer.submit
+        self._on_unheard: list[Callable[[], None]] = []
 
     def write(self, write: Write[T], *, is_durable: bool = True, in_outage: InOutage = "refuse") -> "asyncio.Future[T]":
         """Carry out `write` in the next transaction; the result comes once that is committed.
@@ -91,6 +92,10 @@ class OpenStore(Generic[W, R]):
     def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
         """Have `hear` told of what commits have changed, of this kind: after each, before the results of its writes."""
         self._writer.listen(kind, hear)
+
+    def on_unheard(self, hear: Callable[[], None]) -> None:
+        """Have `hear` called where other servers may have told what this one did not hear: all is to be read again."""
+        self._on_unheard.append(hear)
 
     async def read(self, read: Read[T]) -> T:
         """The answer as of the last commit. Raises DatabaseError; GatewayError `overloaded` at a report's deadline."""

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import closing
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.identity import known_keys as module
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import AccountLimits, AccountLimitsOf, KeyByDigest, KeyRing
-from mcp_gateway.core.identity.keys import Key
+from mcp_gateway.core.identity.keys import Key, KeysPerAccount
 from mcp_gateway.core.identity.known_keys import KnownKeys
+from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.databases import reads_of
@@ -388,6 +389,7 @@ from mcp_gateway.core.identity.keys import KeysPerAccount
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
+from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.sqlite.store import Store
 async def main():
     store = await Store.open(pathlib.Path(sys.argv[1]), EXECUTORS, now_ms=now_ms)
@@ -412,6 +414,30 @@ async def test_a_server_notices_what_another_process_changes(
     await eventually(lambda: heard == [(key.id, "revoked_api_key")])
     assert await refusal(watching, raw) == "revoked_api_key"
     assert await resolve(watching, printed.decode().strip())
+
+
+async def test_where_more_has_changed_than_is_kept_all_is_looked_at_again(
+    known: KnownKeys, keys: KeyRing, account: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_gateway.core.identity.key_ring._CHANGES_KEPT", 1)
+    (gone, raw), (stays, other), (_, last) = [await keys.create(account) for _ in range(3)]
+    heard: list[Set[str]] = []
+
+    async def hear(ids: Set[str]) -> None:
+        heard.append(ids)
+
+    known.on_change(hear)
+    for one in (raw, other, last):
+        await known.look_up(one)
+    beside = KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=9, a_day=9))
+    await beside.revoke(gone.id)
+    assert await beside.forget_changes()
+    await known.catch_up()
+    assert await refusal(known, raw) == "revoked_api_key"
+    assert known.recall(other) == stays
+    assert "any session" in heard[-1]
+    await known.catch_up()
+    assert len(heard) == 1
 
 
 async def test_what_is_known_stays_while_the_database_cannot_be_read_and_is_caught_up_with_then(

@@ -6,6 +6,7 @@ lives while its session has the lock of its row, and for a grace after its last 
 end. Whose row was declared over meanwhile goes on as another.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -61,8 +62,10 @@ class WriterSession:
         """A server that `is_shared` lets others serve beside it, which do so too."""
         more = {} if lock_timeout_ms is None else {"lock_timeout": f"{lock_timeout_ms}ms"}
         self.link = PostgresLink(Where(url, _ANSWER_S, WRITES | more))
-        self._is_server = is_server
+        self.is_server = is_server
         self._is_shared = is_shared
+        self.name = secrets.token_hex(8)
+        """By which its process knows what it has announced itself."""
         self._id: int | None = None
         self._numbered_by: int | None = None
         """The row that the last batch was numbered in."""
@@ -76,7 +79,7 @@ class WriterSession:
     @property
     def replica(self) -> int | None:
         """Which of the servers on the database it is; None where it is the only one, or a command."""
-        return self._id if self._is_server and self._is_shared else None
+        return self._id if self.is_server and self._is_shared else None
 
     def open(self) -> None:
         """Connect, where there is no connection. Raises what `faults.py` names."""
@@ -134,6 +137,10 @@ class WriterSession:
             raise
         return found
 
+    def notify(self, channel: str, text: str) -> None:
+        """In a transaction of its own: one that notifies holds up the commits of all others that do."""
+        self.link.execute("SELECT pg_notify(?, ?)", (channel, text))
+
     def roll_back(self) -> None:
         """As far as there is a connection to do so."""
         if self.link.in_transaction and self.link.is_open:
@@ -177,12 +184,12 @@ class WriterSession:
         elif self._is_over():
             self._be_another()
             self.is_anew = True
-        if self._is_server and not self._serves():
+        if self.is_server and not self._serves():
             raise TakenOver("another gateway serves from this database; only one may, unless all share it")
 
     def _be_another(self) -> None:
         made = "INSERT INTO writers (batch, is_replica) VALUES (0, ?) RETURNING id"
-        self._id = int(self.link.execute(made, (self._is_server and self._is_shared,)).fetchone()[0])
+        self._id = int(self.link.execute(made, (self.is_server and self._is_shared,)).fetchone()[0])
         if not self._has_own():
             raise TakenOver("another session has the lock of a row that was just made")
 

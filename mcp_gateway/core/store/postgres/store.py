@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.postgres.faults import as_database_error
+from mcp_gateway.core.store.postgres.hearing import Hearing
 from mcp_gateway.core.store.postgres.readers import LinkedReaders
 from mcp_gateway.core.store.postgres.session import BEAT_S, WriterSession
 from mcp_gateway.core.store.postgres.writer import BatchWriter
@@ -22,10 +23,15 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
     def __init__(
         self, session: WriterSession, url: str, executors: Executors, now_ms: Callable[[], int], report_timeout_s: float
     ) -> None:
-        writer = BatchWriter(session, Transaction(session.link, executors, now_ms))
+        transaction = Transaction(session.link, executors, now_ms, can_be_heard=True)
+        writer = BatchWriter(session, transaction)
         super().__init__(writer, LinkedReaders(url, executors.reads, report_timeout_s), executors, now_ms)
-        is_replica = session.replica is not None
-        self._beating = asyncio.get_running_loop().create_task(self._beat()) if is_replica else None
+        self._hearing = Hearing(url, session.name, writer.hear, self._has_unheard)
+        begin = asyncio.get_running_loop().create_task
+        self._tasks = [
+            *([begin(self._hearing.watch())] if session.is_server else []),
+            *([begin(self._beat())] if session.replica is not None else []),
+        ]
 
     @classmethod
     async def open(
@@ -43,6 +49,11 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
         return cls(session, url, executors | OWN, now_ms, report_timeout_s)
 
     @property
+    def hears_others(self) -> bool:
+        """Whether it is heard at once what other servers change."""
+        return self._hearing.is_up
+
+    @property
     def log_bytes(self) -> int:
         """None of its own: PostgreSQL looks after its log."""
         return 0
@@ -51,8 +62,9 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
         """Commit what is queued, then close. Returns the writes to keep that could not be committed."""
         if self._writer.is_closing:
             return []
-        if self._beating is not None:
-            self._beating.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         kept = await self._writer.close()
         await self._readers.close()
         return kept
@@ -63,6 +75,10 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
             await asyncio.sleep(BEAT_S)
             with contextlib.suppress(GatewayError):
                 await self.flushed()
+
+    def _has_unheard(self) -> None:
+        for hear in self._on_unheard:
+            hear()
 
 
 def _opened(session: WriterSession) -> None:

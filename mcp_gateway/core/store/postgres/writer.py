@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from mcp_gateway.core.engine import Announcement
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gathering import Gathering
 from mcp_gateway.core.store.jobs import Job, fail, replace, resolve, runs
+from mcp_gateway.core.store.postgres.announcing import CHANNEL, as_text
 from mcp_gateway.core.store.postgres.batches import RequestBatch, is_plain
 from mcp_gateway.core.store.postgres.executors import LONG
 from mcp_gateway.core.store.postgres.faults import FAILED, is_answer, is_unavailable, told
@@ -61,6 +63,10 @@ class BatchWriter(WriteQueue):
         self._facts: Sequence[object] = ()
         """What the batch in doubt has told."""
         self._facts_anew: Callable[[], Sequence[object]] | None = None
+        self._announced_in_doubt: Sequence[Announcement] = ()
+        """The same of what it has announced."""
+        self._unsaid: list[Announcement] = []
+        """Committed, and not said to the other servers yet."""
         self._decided: set[Job] = set()
         """Of those on their way: refused, or failed, after they had changed something; they are not run again."""
         self._gathering = Gathering(self._waiting, self._gathered)
@@ -188,6 +194,8 @@ class BatchWriter(WriteQueue):
         except Exception as error:  # noqa: BLE001 - whatever it is, it is still not known
             self._session.give_up(error)
             return _Ended(error, is_in_doubt=True)
+        if is_committed:
+            self._say(self._announced_in_doubt)
         return _Ended(is_committed=is_committed, facts=self._facts)
 
     def _run(self, jobs: list[Job]) -> _Ended:
@@ -233,15 +241,29 @@ class BatchWriter(WriteQueue):
             self._session.give_up(error)  # first, so that nobody waits once more for whoever is silent
             self._roll_back()
             return _Ended(error)
-        facts = self._transaction.take_told()
+        facts, announced = self._transaction.take_told(), self._transaction.take_announced()
         try:
             self._session.commit()
         except Exception as error:  # noqa: BLE001 - it may have happened, unless the server says otherwise
             self._roll_back_unless_lost(error)
             if is_answer(error):
                 return _Ended(error)
+            self._announced_in_doubt = announced
             return _Ended(error, is_in_doubt=True, facts=facts)
+        self._say(announced)
         return _Ended(is_committed=True, facts=facts)
+
+    def _say(self, announced: Sequence[Announcement]) -> None:
+        """To the other servers, after the commit and apart from it; where that fails, after the next one."""
+        self._unsaid += announced
+        if not self._unsaid:
+            return
+        try:
+            self._session.notify(CHANNEL, as_text(self._session.name, self._unsaid))
+        except Exception as error:  # noqa: BLE001 - what is committed stays so, whoever hears of it
+            self._session.give_up(error)
+        else:
+            self._unsaid = []
 
     def _roll_back_unless_lost(self, error: Exception) -> None:
         if not is_answer(error):

@@ -11,6 +11,7 @@ from mcp_gateway.core.identity.accounts import (
     AttributeAccount,
     ChangeAccount,
     CreateAccount,
+    IdentitiesChanged,
     LetAccountProxy,
     RenameAccount,
     SetAccountActive,
@@ -33,9 +34,10 @@ _NO_LIMIT = -1
 
 
 def note_change(transaction: Transaction, changed_id: str) -> None:
-    """Tell a running server to look at a key or an account again, in the transaction that changes it."""
+    """Tell running servers to look at a key or an account again, in the transaction that changes it."""
     transaction.execute("DELETE FROM identity_changes WHERE changed_id = ?", (changed_id,))  # a new number for it
     transaction.execute("INSERT INTO identity_changes (changed_id) VALUES (?)", (changed_id,))
+    transaction.announce(IdentitiesChanged())
 
 
 def stored_limits(limits: OwnLimits) -> tuple[int | None, ...]:

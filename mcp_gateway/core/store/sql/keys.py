@@ -453,8 +453,11 @@ def _note_change(transaction: Transaction, key_id: str) -> None:
     note_change(transaction, LIMITS_OF + account_id)
 
 
-def _forget_changes(transaction: Transaction, _: ForgetChanges) -> None:
-    transaction.execute("DELETE FROM identity_changes")
+def _forget_changes(transaction: Transaction, write: ForgetChanges) -> int:
+    row = transaction.first("SELECT MAX(number) FROM identity_changes")
+    last = 0 if row is None or row[0] is None else int(row[0])
+    transaction.execute("DELETE FROM identity_changes WHERE number <= ?", (last - write.kept,))
+    return last
 
 
 def _by_digest(rows: Rows, read: KeyByDigest) -> Key | None:

@@ -79,6 +79,9 @@ class Sound:
     def listen(self, kind: type[Fact], hear: Callable[[Fact], None]) -> None:
         self.engine.listen(kind, hear)
 
+    def on_unheard(self, hear: Callable[[], None]) -> None:
+        self.engine.on_unheard(hear)
+
     async def read(self, read: Read[T]) -> T:
         return await self.engine.read(read)
 

@@ -275,6 +275,10 @@ AREAS: dict[str, Area] = {
                 "tests/core/ledger/test_ledger.py::test_what_another_process_adds_is_spent_once_by_the_one_that_holds",
                 "tests/core/ledger/test_purse.py",
             ],
+            "Several servers of one database spend exactly what a wallet, a budget or a lease has, refuse nobody for money that nobody holds, and take what a dead one held once.": [
+                "tests/core/ledger/test_replicas.py",
+                "tests/core/ledger/test_replicas_life.py",
+            ],
             "No balance goes below zero except by a refund, a dispute or the operator's adjustment.": [
                 "tests/core/ledger/test_rules.py",
                 "tests/core/ledger/test_machine.py",
@@ -1112,6 +1116,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/postgres/test_outages.py",
                 "tests/core/store/postgres/test_batches.py",
                 "tests/core/store/postgres/test_replicas.py",
+                "tests/core/store/postgres/test_announcements.py",
                 "tests/core/store/postgres/test_wallets.py",
                 "tests/core/store/postgres/test_links.py",
                 "tests/core/store/postgres/test_words.py",

@@ -61,6 +61,7 @@ from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Months
 from mcp_gateway.core.ledger.orders import Orders, RunningServer
 from mcp_gateway.core.ledger.pending import PendingFile
+from mcp_gateway.core.ledger.shared import SharedLedger
 from mcp_gateway.core.ledger.statement import Statement
 from mcp_gateway.core.lifecycle import Lifecycle, Phase
 from mcp_gateway.core.limiting import limiting
@@ -307,7 +308,7 @@ async def open_gateway(
         refusals = Refusals(lambda code: metrics.refusals.labels(code).inc(), counted_as)
         await activity.restore(store)
         records = Records(store)
-        ledger = _ledger(store, settings)
+        ledger = _server_ledger(store, settings)
         leases = Leases(store, ledger)
         await verify_since_checkpoint(store)
         await _catch_up(ledger, pending)
@@ -476,6 +477,7 @@ async def open_gateway(
                 leases=leases.watch,
                 grants=ledger.watch_grants,
                 holds=ledger.watch_holds,
+                **({"allotments": ledger.watch_allotments} if isinstance(ledger, SharedLedger) else {}),
                 orders=orders.watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,
@@ -546,15 +548,24 @@ def _people(store: Engine, settings: Settings) -> People:
 
 
 def _ledger(store: Engine, settings: Settings) -> Ledger:
-    minimum_nano = parse_usd(settings.wallet.minimum_balance_usd)
-    return Ledger(
-        store,
-        minimum_balance_nano=minimum_nano,
-        hold_wait_s=settings.wallet.hold_wait_s,
-        settle_wait_s=settings.wallet.settle_wait_s,
-        longest_hold_s=_longest_hold_s(settings),
-        topup_url=settings.topup_url,
-    )
+    return Ledger(store, **_ledger_options(settings))
+
+
+def _server_ledger(store: OpenDatabase, settings: Settings) -> Ledger:
+    """One that decides alone, or for its part beside other replicas."""
+    if store.replica is None:
+        return _ledger(store, settings)
+    return SharedLedger(store, lambda: store.replica, **_ledger_options(settings))
+
+
+def _ledger_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "minimum_balance_nano": parse_usd(settings.wallet.minimum_balance_usd),
+        "hold_wait_s": settings.wallet.hold_wait_s,
+        "settle_wait_s": settings.wallet.settle_wait_s,
+        "longest_hold_s": _longest_hold_s(settings),
+        "topup_url": settings.topup_url,
+    }
 
 
 def _closing(store: Engine, settings: Settings, now_ms: Callable[[], int]) -> Closing:
@@ -569,14 +580,15 @@ def _longest_hold_s(settings: Settings) -> float:
 async def _catch_up(ledger: Ledger, pending: PendingFile) -> None:
     """Write what an earlier process had to leave in a file, and set the room for another one aside."""
     if entries := pending.read():
-        await ledger.catch_up(entries)
+        await ledger.catch_up(entries, pending.left_by)
         logger.info("wrote %d settlements and records of an earlier run", len(entries))
         pending.remove()
     pending.set_aside()
 
 
 async def _close(store: OpenDatabase, pending: PendingFile) -> None:
-    pending.write(await store.close())
+    replica = store.replica
+    pending.write(await store.close(), replica)
 
 
 @contextlib.contextmanager

@@ -122,9 +122,13 @@ Entry = Settle | SettleLate | GiveBack | Departure
 
 @dataclass(frozen=True, slots=True)
 class CatchUp(Write[None]):
-    """Entries and records that an earlier process could not write; what it had written is not written again."""
+    """Entries and records that an earlier process could not write; what it had written is not written again.
+
+    `left_by` is which replica that process was, which holds nothing any more.
+    """
 
     entries: tuple[Entry | RequestRecord, ...]
+    left_by: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

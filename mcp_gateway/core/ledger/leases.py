@@ -41,12 +41,20 @@ class Leases:
         """
         asked_for = [budget for budget in asked.budgets if budget.lease_ends_at_ms is not None]
         if not asked_for:
-            return await write(asked)
+            outcome = await write(asked)
+            await self._have_heard(asked)
+            return outcome
         _check(asked.budgets)
         leases = await self._all_set_aside(asked_for, frozenset(asked.above))
         making = asyncio.ensure_future(write(replace(asked, leases=tuple(leases))))
         making.add_done_callback(lambda _: self._let_go(asked_for))
-        return await asyncio.shield(making)
+        outcome = await asyncio.shield(making)
+        await self._have_heard(asked)
+        return outcome
+
+    async def _have_heard(self, asked: MakeBudgets) -> None:
+        for account_id in {budget.account_id for budget in asked.budgets}:
+            await self._ledger.have_heard(account_id)
 
     async def _all_set_aside(self, asked_for: Sequence[Budget], above: frozenset[str]) -> list[Lease]:
         """Or none of them."""

@@ -95,10 +95,9 @@ class Ledger:
         self._now_ms = store.now_ms
         self._refusals = HoldRefusals(minimum_balance_nano, topup_url)
         self._hold_wait_s = hold_wait_s
-        self._purses = Purses()
+        self._purses, self._wait_list = self._known_nothing()
         self._first_reads = SharedReads[Purse]()
         """Of wallets that are not known yet, by account."""
-        self._wait_list = WaitList()
         self._wait_limit = WaitLimit(settle_wait_s)
         self._longest_hold_s = longest_hold_s
         store.listen(WalletState, self._wallet_changed)
@@ -106,6 +105,10 @@ class Ledger:
         store.listen(BudgetsChanged, self._budgets_changed)
         store.listen(BudgetSpent, self._budget_spent)
         store.listen(PocketLeft, self._pocket_changed)
+
+    def _known_nothing(self) -> tuple[Purses, WaitList]:
+        """What is known in memory, at first."""
+        return Purses(), WaitList()
 
     async def hold(
         self,
@@ -358,6 +361,9 @@ class Ledger:
             raise GatewayError("invalid_value", message, param="expires_at")
         return hold
 
+    async def have_heard(self, account_id: str) -> None:
+        """Wait until whoever else spends of an account knows its budgets as they were just committed: nobody does."""
+
     async def return_leases(self, account_id: str, ended: Sequence[str] = ()) -> int:
         """Give back what is left of an account's leases that are over, and that nothing is held of; nano-USD.
 
@@ -395,9 +401,9 @@ class Ledger:
         """In which the account's days begin."""
         return (await self._read_wallet(account_id)).budgets.zone
 
-    async def catch_up(self, entries: Iterable[Entry | RequestRecord]) -> None:
-        """Carry out what an earlier process could not; what it had carried out is not done again. Durable."""
-        await self._store.write(CatchUp(tuple(entries)))
+    async def catch_up(self, entries: Iterable[Entry | RequestRecord], left_by: int | None = None) -> None:
+        """Carry out what an earlier process, or replica, could not; what it had done is not done again. Durable."""
+        await self._store.write(CatchUp(tuple(entries), left_by))
 
     def release_stale_holds(self) -> int:
         """Release the holds that are older than any request can be, and so nobody's. Returns how many."""
@@ -417,6 +423,10 @@ class Ledger:
     def held_by_account(self) -> dict[str, HeldOf]:
         """Of each account whose requests hold any."""
         return {purse.account_id: held for purse in self._purses if (held := purse.held)}
+
+    async def held_by_all(self) -> dict[str, HeldOf]:
+        """The same by the requests of every server."""
+        return self.held_by_account()
 
     async def expire_grants(self) -> int:
         """Take back what is left, and not held, of every grant whose time is over; returns nano-USD."""

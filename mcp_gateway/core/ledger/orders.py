@@ -94,6 +94,8 @@ class CarryOut(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class AnswerOrder(Write[None]):
+    """Unless it is answered, as by another server."""
+
     order_id: int
     answer: str
 
@@ -143,7 +145,7 @@ class Orders:
 
     async def _carry_out(self, order: Order) -> None:
         if order.kind == "tell_held":
-            held = orjson.dumps(self._ledger.held_by_account(), default=tuple).decode()
+            held = orjson.dumps(await self._ledger.held_by_all(), default=tuple).decode()
             return await self._store.write(AnswerOrder(order.id, held))
         if order.kind == "give_back":
             returned = orjson.dumps({"outcome": await self._leases.give_back()}).decode()

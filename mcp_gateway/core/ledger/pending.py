@@ -40,13 +40,19 @@ class PendingFile:
         self._path = folder / PENDING
         self._reserve = folder / _RESERVE
         self._database_id = database_id
+        self.left_by: int | None = None
 
     def read(self) -> list[Kept]:
-        """What an earlier process left; nothing where it left nothing. Raises ForeignPending, OSError."""
+        """What an earlier process left, and `left_by` which replica that was; nothing where it left nothing.
+
+        Raises ForeignPending, OSError.
+        """
         if not self._path.exists():
             return []
         head, *lines = self._path.read_bytes().splitlines()
-        if orjson.loads(head)["database"] != self._database_id:
+        told = orjson.loads(head)
+        self.left_by = told.get("replica")
+        if told["database"] != self._database_id:
             message = f"{self._path} holds settlements of another database; move it to where that one is, or away"
             raise ForeignPending(message)
         return [_entry(orjson.loads(line)) for line in lines]
@@ -69,13 +75,14 @@ class PendingFile:
         """Everything was written: the room is not needed."""
         self._reserve.unlink(missing_ok=True)
 
-    def write(self, unwritten: Sequence[Any]) -> None:
-        """Keep what belongs to the ledger and the request log, in the room that was set aside."""
+    def write(self, unwritten: Sequence[Any], replica: int | None = None) -> None:
+        """Keep what belongs to the ledger and the request log, in the room that was set aside; by which replica."""
         order = list(_KINDS.values())
         entries = sorted(_kept(unwritten), key=lambda entry: order.index(type(entry)))
         if not entries:
             return self.give_up()
-        lines = [orjson.dumps({"database": self._database_id}), *map(_line, entries)]
+        head = {"database": self._database_id} | ({} if replica is None else {"replica": replica})
+        lines = [orjson.dumps(head), *map(_line, entries)]
         try:
             with _open(self._reserve) as file:
                 file.write(b"\n".join(lines))

@@ -4,7 +4,7 @@ Exact since only this process takes money out of a wallet: others can only add, 
 too early and never too late. Awaits nothing, so that no decision stands between a look and a change.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,6 +106,11 @@ class Purse:
         free = rules.without(rules.added(self._in_pockets, pocket.held), pocket.left)
         pocket.left = left
         self._in_pockets = rules.without(rules.added(free, left), pocket.held)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether what it knows would be lost on another one."""
+        return bool(self.holds or self.reads)
 
     @property
     def is_read(self) -> bool:
@@ -259,7 +264,8 @@ class Purse:
 class Purses:
     """Those of all accounts that were asked for, and the hold of each running request."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[str], Purse] = Purse) -> None:
+        self._make = make
         self._purses: dict[str, Purse] = {}
         self._holds: dict[str, Hold] = {}
 
@@ -268,8 +274,8 @@ class Purses:
         purse = self._purses.get(account_id)
         if purse is None:
             if len(self._purses) >= _MOST_PURSES:
-                self._purses = {one: kept for one, kept in self._purses.items() if kept.holds or kept.reads}
-            purse = self._purses[account_id] = Purse(account_id)
+                self._purses = {one: kept for one, kept in self._purses.items() if kept.is_needed}
+            purse = self._purses[account_id] = self._make(account_id)
         return purse
 
     def known(self, account_id: str) -> Purse | None:

@@ -2,5 +2,8 @@
 
 from mcp_gateway.core.engine import Announcement
 from mcp_gateway.core.identity.accounts import IdentitiesChanged
+from mcp_gateway.core.ledger.allotments import BudgetsMoved, MoneyReturned, MoneyWanted
 
-KINDS: dict[str, type[Announcement]] = {kind.word: kind for kind in (IdentitiesChanged,)}
+KINDS: dict[str, type[Announcement]] = {
+    kind.word: kind for kind in (BudgetsMoved, IdentitiesChanged, MoneyReturned, MoneyWanted)
+}

@@ -39,6 +39,10 @@ class Restored(NamedTuple):
 class OpenDatabase(Engine, Protocol):
     """An engine, and the end of it."""
 
+    @property
+    def replica(self) -> int | None:
+        """Which of several servers of the database this is; None where it is the only one, or a command."""
+
     async def identity(self) -> str:
         """What tells this database from every other, its own copies apart."""
 

@@ -44,6 +44,8 @@ class Transaction(Rows):
     ) -> None:
         """`can_be_heard` where other servers may be told what is announced."""
         super().__init__(connection)
+        self.replica: int | None = None
+        """Which of several servers of the database writes; None where it is the only one, or a command."""
         self.now_ms = now_ms
         """The time by which entries of the ledger are made: what has a later id is not older."""
         self.numbers = Numbers(connection)

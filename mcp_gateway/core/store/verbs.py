@@ -61,6 +61,11 @@ R = TypeVar("R", bound=LanedReaders)
 class OpenStore(Generic[W, R]):
     """What is the same of every engine; an engine adds how it is opened and closed, and tells of its log."""
 
+    @property
+    def replica(self) -> int | None:
+        """Which of several servers of the database this is; None where it is the only one, or a command."""
+        return None
+
     def __init__(self, writer: W, readers: R, executors: Executors, now_ms: Callable[[], int]) -> None:
         self.now_ms = now_ms
         self._writer = writer

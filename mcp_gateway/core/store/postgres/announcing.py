@@ -13,7 +13,7 @@ _MOST_BYTES = 7900
 """PostgreSQL takes less than 8000 of a notification."""
 
 
-class Said(NamedTuple):
+class HeardWord(NamedTuple):
     """What somebody has announced."""
 
     by: str
@@ -28,13 +28,13 @@ def as_text(by: str, announced: Sequence[Announcement]) -> str:
     return text if len(text) <= _MOST_BYTES else json.dumps([by, None])
 
 
-def said_in(text: str, kinds: Mapping[str, type[Announcement]] = KINDS) -> Said:
+def said_in(text: str, kinds: Mapping[str, type[Announcement]] = KINDS) -> HeardWord:
     """Of a later version as of this one: what is not understood is read as "anything"."""
     try:
         by, told = json.loads(text)
-        return Said(str(by), [_fact(kinds, *one) for one in told])
+        return HeardWord(str(by), [_fact(kinds, *one) for one in told])
     except (ValueError, TypeError, KeyError):
-        return Said("", None)
+        return HeardWord("", None)
 
 
 def _fact(kinds: Mapping[str, type[Announcement]], word: str, *ids: Any) -> Announcement:

@@ -14,7 +14,7 @@ from mcp_gateway.core.store.postgres.executors import EXECUTORS
 from mcp_gateway.core.store.postgres.faults import TakenOver, as_database_error
 from mcp_gateway.core.store.postgres.link import PostgresLink, ThreadedPostgresLink, Where
 from mcp_gateway.core.store.postgres.migrations import migrate_database, schema_numbers
-from mcp_gateway.core.store.postgres.session import LOCKS, SERVING, WriterSession
+from mcp_gateway.core.store.postgres.session import ANY_MAY_LIVE, END_ALL, LOCKS, SERVING, WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from mcp_gateway.core.store.sole import AlreadyServed, alone, sole_server
 
@@ -83,7 +83,10 @@ class PostgresDatabase:
                 yield False
                 return
             with self._link() as link:
-                yield _has_locked(link)
+                is_alone = _has_locked(link) and link.execute(ANY_MAY_LIVE).fetchone() is None
+                if is_alone:
+                    link.script(END_ALL)
+                yield is_alone
 
     def back_up(self, target: Path) -> None:
         raise DatabaseError(f"the database {_TOOLS}")
@@ -97,6 +100,8 @@ class PostgresDatabase:
             if not self._locked_within_patience(link):
                 raise AlreadyServed(_SERVED)
             migrate_database(link)
+            if not self._is_shared:
+                link.script(END_ALL)
 
     def _migrate_beside_others(self) -> None:
         """Where nothing is to be migrated, others may serve that know this schema too."""

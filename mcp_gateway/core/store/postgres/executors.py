@@ -8,6 +8,7 @@ from mcp_gateway.core.ledger.closing import ForgetSums, KeepSums
 from mcp_gateway.core.ledger.entries import (
     CatchUp,
     Departure,
+    Discrepancies,
     GiveBack,
     LeaveUncharged,
     Settle,
@@ -17,13 +18,16 @@ from mcp_gateway.core.observe.history import Groups, TotalsOfHours
 from mcp_gateway.core.observe.hourly_sums import AddToSums
 from mcp_gateway.core.observe.retention import GiveSpaceBack, Space, SpaceOf
 from mcp_gateway.core.record import AddRecord
+from mcp_gateway.core.store.postgres.allotments import CHECKS, spending_allotted
+from mcp_gateway.core.store.postgres.allotments import EXECUTORS as OF_REPLICAS
 from mcp_gateway.core.store.postgres.batches import carried_out_by
 from mcp_gateway.core.store.sql.executors import EXECUTORS as OF_ANY_ENGINE
-from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
+from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
 LONG: frozenset[type[Write[Any]]] = frozenset({AddToSums, CatchUp, ForgetSums, KeepSums, VerifySinceCheckpoint})
 """What may take longer than a connection that is sound is otherwise waited for."""
 
+_OF_ANY_BOOKS = OF_ANY_ENGINE.reads[Discrepancies]
 _OF_ONE_GROUPING = OF_ANY_ENGINE.reads[TotalsOfHours]
 
 
@@ -44,12 +48,22 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> list[Groups]:
     return found
 
 
-_OF_REQUESTS = carried_out_by(OF_ANY_ENGINE.together[Settle])
-EXECUTORS = OF_ANY_ENGINE | Executors(
-    alone={GiveSpaceBack: _give_back},
-    together={
-        **dict.fromkeys((Settle, LeaveUncharged, GiveBack, Departure), _OF_REQUESTS),
-        AddRecord: carried_out_by(OF_ANY_ENGINE.together[AddRecord]),
-    },
-    reads={SpaceOf: _space, TotalsOfHours: _totals_of_hours},
+def _discrepancies(rows: Rows, read: Discrepancies) -> list[tuple[str, Row]]:
+    """With what several servers are allotted."""
+    found: list[tuple[str, Row]] = _OF_ANY_BOOKS(rows, read)
+    return found + [(what, row) for what, sql in CHECKS.items() for row in rows.all(sql)]
+
+
+_OF_REQUESTS = spending_allotted(carried_out_by(OF_ANY_ENGINE.together[Settle]))
+EXECUTORS = (
+    OF_ANY_ENGINE
+    | OF_REPLICAS
+    | Executors(
+        alone={GiveSpaceBack: _give_back},
+        together={
+            **dict.fromkeys((Settle, LeaveUncharged, GiveBack, Departure), _OF_REQUESTS),
+            AddRecord: carried_out_by(OF_ANY_ENGINE.together[AddRecord]),
+        },
+        reads={SpaceOf: _space, TotalsOfHours: _totals_of_hours, Discrepancies: _discrepancies},
+    )
 )

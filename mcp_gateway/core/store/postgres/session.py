@@ -21,6 +21,10 @@ LOCKS = 1_835_231_079
 WRITING, SERVING, MIGRATING = 1, 2, 3
 _SESSIONS = LOCKS + 1
 """The same of the locks of sessions, by their writer's id."""
+BEAT_S = 5.0
+"""How often a replica that has nothing to write commits all the same."""
+GRACE_S = 15
+"""For how long after its last commit a replica without a session is not taken for dead."""
 DECLARE_OVER = f"""
 UPDATE writers SET is_over = TRUE WHERE id IN (
     SELECT id FROM writers WHERE NOT is_over AND is_replica AND id <> ? AND CASE
@@ -30,6 +34,17 @@ UPDATE writers SET is_over = TRUE WHERE id IN (
 ) RETURNING id
 """
 """Of replicas without a session for so many seconds, by another; none comes back while the transaction lasts."""
+DECLARE_ENDED = f"""
+UPDATE writers SET is_over = TRUE
+WHERE id = ? AND is_replica AND pg_try_advisory_xact_lock({_SESSIONS}, (id % 2147483648)::int) RETURNING id
+"""
+"""The same of one whose process is known to have ended."""
+END_ALL = "UPDATE writers SET is_over = TRUE WHERE is_replica; DELETE FROM allotments"
+"""The same of all, by whoever has the lock of all that serve."""
+ANY_MAY_LIVE = f"""
+SELECT 1 FROM writers WHERE is_replica AND NOT is_over AND at > now() - interval '{GRACE_S} s' LIMIT 1
+"""
+"""Whether a replica that has lost its session just now may come back."""
 WRITES = {
     "lock_timeout": "500ms",
     "statement_timeout": "2s",
@@ -44,10 +59,6 @@ WRITES = {
     "tcp_keepalives_count": "3",
 }
 """A machine that is gone without a word has its session, and so its locks, for some 14 s."""
-BEAT_S = 5.0
-"""How often a replica that has nothing to write commits all the same."""
-GRACE_S = 15
-"""For how long after its last commit a replica without a session is not taken for dead."""
 _ANSWER_S = 1.5
 """Whoever is refused is to be told so within 2.5 s, however long the server is silent."""
 _PATIENT_S = 600.0
@@ -164,7 +175,8 @@ class WriterSession:
     def close(self) -> None:
         if self.link.is_open and self._id is not None:
             try:
-                self.link.script(f"DELETE FROM writers WHERE id = {self._id}")
+                allotted = f"DELETE FROM allotments WHERE replica = {self._id};" if self.replica is not None else ""
+                self.link.script(f"{allotted} DELETE FROM writers WHERE id = {self._id}")
             except Exception as error:  # noqa: BLE001 - a row is left, which another writer deletes
                 self.give_up(error)
         self.link.close()

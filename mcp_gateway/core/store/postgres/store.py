@@ -26,6 +26,7 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
         transaction = Transaction(session.link, executors, now_ms, can_be_heard=True)
         writer = BatchWriter(session, transaction)
         super().__init__(writer, LinkedReaders(url, executors.reads, report_timeout_s), executors, now_ms)
+        self._session = session
         self._hearing = Hearing(url, session.name, writer.hear, self._has_unheard)
         begin = asyncio.get_running_loop().create_task
         self._tasks = [
@@ -47,6 +48,10 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
         with as_database_error():
             await asyncio.to_thread(_opened, session)
         return cls(session, url, executors | OWN, now_ms, report_timeout_s)
+
+    @property
+    def replica(self) -> int | None:
+        return self._session.replica
 
     @property
     def hears_others(self) -> bool:

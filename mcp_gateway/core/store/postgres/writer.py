@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mcp_gateway.core.engine import Announcement
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gathering import Gathering
+from mcp_gateway.core.ledger.allotments import StartedAnew
 from mcp_gateway.core.store.jobs import Job, fail, replace, resolve, runs
 from mcp_gateway.core.store.postgres.announcing import CHANNEL, as_text
 from mcp_gateway.core.store.postgres.batches import RequestBatch, is_plain
@@ -207,7 +208,7 @@ class BatchWriter(WriteQueue):
             return None
         try:
             self._session.open()
-            if self._session.is_anew:
+            if self._session.is_anew or self._session.replica is not None:
                 return None
             batch = RequestBatch(self._transaction, [job.write for job in jobs])
         except Exception as error:  # noqa: BLE001 - whatever failed, the batch waits to be run again
@@ -230,6 +231,9 @@ class BatchWriter(WriteQueue):
         try:
             self._session.open()
             self._session.begin(is_durable=any(job.is_durable for job in jobs))
+            self._transaction.replica = self._session.replica
+            if self._session.is_anew:
+                self._transaction.tell(StartedAnew())
             if any(type(job.write) in LONG for job in jobs):
                 self._session.be_patient()
             if jobs:

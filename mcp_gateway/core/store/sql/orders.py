@@ -52,7 +52,7 @@ def _carry_out(transaction: Transaction, write: CarryOut) -> None:
 
 
 def _answer(transaction: Transaction, write: AnswerOrder) -> None:
-    transaction.execute("UPDATE orders SET answer = ? WHERE id = ?", (write.answer, write.order_id))
+    transaction.execute("UPDATE orders SET answer = ? WHERE id = ? AND answer IS NULL", (write.answer, write.order_id))
 
 
 EXECUTORS = Executors(

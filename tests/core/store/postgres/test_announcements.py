@@ -102,7 +102,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
+def moved_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(announcements.KINDS, Moved.word, Moved)
 
 
@@ -111,7 +111,7 @@ async def opened(session: WriterSession, url: str) -> PostgresStore:
 
 
 @pytest.fixture
-async def server(url: str) -> AsyncIterator[PostgresStore]:
+async def listener(url: str) -> AsyncIterator[PostgresStore]:
     """Which listens, once it does."""
     store = await opened(WriterSession(url, is_server=True), url)
     await eventually(lambda: store.hears_others)
@@ -133,9 +133,9 @@ async def other(session: WatchedSession, url: str) -> AsyncIterator[PostgresStor
 
 
 @pytest.fixture
-def heard(server: PostgresStore) -> list[Moved]:
+def heard(listener: PostgresStore) -> list[Moved]:
     facts: list[Moved] = []
-    server.listen(Moved, facts.append)
+    listener.listen(Moved, facts.append)
     return facts
 
 
@@ -148,9 +148,9 @@ async def test_others_hear_of_each_once(other: PostgresStore, heard: list[Moved]
 
 
 async def test_nobody_hears_of_what_he_does_himself(
-    server: PostgresStore, other: PostgresStore, heard: list[Moved]
+    listener: PostgresStore, other: PostgresStore, heard: list[Moved]
 ) -> None:
-    await server.write(Move((Moved("own"),)))
+    await listener.write(Move((Moved("own"),)))
     await other.write(Move((Moved("another's"),)))
     await eventually(lambda: heard)
     assert heard == [Moved("another's")]
@@ -165,29 +165,29 @@ async def test_what_is_refused_is_not_heard_nor_is_a_part_that_is(other: Postgre
 
 
 async def test_more_than_a_notification_holds_is_anything(
-    server: PostgresStore, other: PostgresStore, heard: list[Moved]
+    listener: PostgresStore, other: PostgresStore, heard: list[Moved]
 ) -> None:
     unheard: list[None] = []
-    server.on_unheard(lambda: unheard.append(None))
+    listener.on_unheard(lambda: unheard.append(None))
     await other.write(Move(tuple(Moved(f"acc_{number}") for number in range(1000))))
     await eventually(lambda: unheard)
     assert (heard, len(unheard)) == ([], 1)
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "7", '["by",[["of a later version","acc_1"]]]', '["by",[["moved"]]]'])
-async def test_what_is_not_understood_is_anything(server: PostgresStore, url: str, text: str) -> None:
+async def test_what_is_not_understood_is_anything(listener: PostgresStore, url: str, text: str) -> None:
     unheard: list[None] = []
-    server.on_unheard(lambda: unheard.append(None))
+    listener.on_unheard(lambda: unheard.append(None))
     with Outside(url) as outside:
         outside.rows("SELECT pg_notify(?, ?)", CHANNEL, text)
     await eventually(lambda: unheard)
 
 
 async def test_who_was_cut_off_is_told_so_and_listens_again(
-    server: PostgresStore, other: PostgresStore, heard: list[Moved], url: str
+    listener: PostgresStore, other: PostgresStore, heard: list[Moved], url: str
 ) -> None:
     unheard: list[None] = []
-    server.on_unheard(lambda: unheard.append(None))
+    listener.on_unheard(lambda: unheard.append(None))
     with Outside(url) as outside:
         outside.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mcp-gateway, listening'"
@@ -252,7 +252,7 @@ async def test_no_transaction_of_the_ledger_notifies_also_where_keys_change_besi
 
 
 async def test_a_key_that_is_revoked_elsewhere_is_refused_here_at_once(
-    server: PostgresStore, other: PostgresStore
+    listener: PostgresStore, other: PostgresStore
 ) -> None:
     """Not in half a second, when it is looked at whether anything has changed: the clock here does not get there."""
 
@@ -260,7 +260,7 @@ async def test_a_key_that_is_revoked_elsewhere_is_refused_here_at_once(
         return KeyRing(store, new_id=new_id, now_ms=now_ms, most=KeysPerAccount(live=9, a_day=9))
 
     account = (await Accounts(other, new_id=new_id, now_ms=now_ms).create("Ann")).id
-    known = KnownKeys(ring(server), now_ms=now_ms)
+    known = KnownKeys(ring(listener), now_ms=now_ms)
     await known.begin()
     closed: list[str] = []
     known.on_close(lambda key_id, _: closed.append(key_id))

@@ -1,0 +1,417 @@
+"""Two replicas spend of the same wallets: exactly what there is, and nobody is refused for what nobody holds."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.allotments import AskForMoney
+from mcp_gateway.core.ledger.budget_book import Spender
+from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudgets
+from mcp_gateway.core.ledger.entries import Balance, HeldOf, Settle
+from mcp_gateway.core.ledger.purse import Hold
+from mcp_gateway.core.store.postgres.database import PostgresDatabase
+from tests.clocks import MsClock
+from tests.core.ledger.replicas import Replica, account_in, cut_off, make_old, replica_at
+from tests.core.ledger.test_ledger import record
+from tests.databases import changing
+from tests.patience import eventually
+from tests.postgres_server import Outside, postgres_server
+from tests.postgres_stores import NOTES
+
+pytestmark = pytest.mark.engines
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = postgres_server()
+    url = server.make(NOTES)
+    yield url
+    server.give_back(url)
+
+
+@pytest.fixture
+async def both(url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+        yield one, two
+        for replica in (one, two):
+            assert await replica.ledger.check(of_all_entries=True) == []
+
+
+async def placed(replica: Replica, account_id: str, name: str, amount_nano: int) -> Hold | str:
+    try:
+        return await replica.ledger.hold(name, account_id, amount_nano, amount_nano)
+    except GatewayError as refusal:
+        return refusal.code
+
+
+async def settled(replica: Replica, hold: Hold, cost_nano: int) -> int:
+    return await replica.ledger.settle(hold, cost_nano, record(hold.request_id, account_id=hold.account_id))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_of_two_hundred_holds_at_once_a_wallet_for_ten_has_ten(
+    both: tuple[Replica, Replica], clock: MsClock, replicas: int
+) -> None:
+    one, _ = both
+    for turn in range(20):
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, f"paid {turn}")
+        asked = [placed(both[number % replicas], account_id, f"{turn} {number}", 1000) for number in range(200)]
+        outcomes = await asyncio.gather(*asked)
+        holds = [one for one in outcomes if isinstance(one, Hold)]
+        assert len(holds) == 10
+        assert {one for one in outcomes if isinstance(one, str)} == {"balance_held"}
+        assert (await one.ledger.balance(account_id)) == Balance(0, 0, 10_000)
+        for hold in holds:
+            holder = next(one for one in both if hold.request_id in one.ledger._purses._holds)
+            assert await settled(holder, hold, 1000) == 1000
+        for replica in both:
+            assert await replica.ledger.balance(account_id) == Balance(0, 0, 0)
+            assert await placed(replica, account_id, f"{turn} late", 1) == "insufficient_balance"
+
+
+async def test_what_one_does_not_hold_the_other_gets(both: tuple[Replica, Replica], clock: MsClock) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 1_000_000, "paid")
+    hold = await one.ledger.hold("first", account_id, 1000, 1000)
+    assert one.ledger._purse(account_id).surplus()  # more than was asked for
+    all_of_it = await two.ledger.hold("second", account_id, 999_000, 999_000)
+    assert all_of_it.amount_nano == 999_000
+    assert await placed(one, account_id, "third", 1) == "balance_held"
+    assert await settled(one, hold, 0) == 0
+    await two.ledger.hold("third", account_id, 1000, 1000)
+
+
+async def test_what_is_idle_goes_back(both: tuple[Replica, Replica], clock: MsClock, url: str) -> None:
+    one, _ = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 1_000_000, "paid")
+    hold = await one.ledger.hold("first", account_id, 1000, 1000)
+    await one.give_back_idle()
+    with Outside(url) as outside:
+        assert outside.rows("SELECT SUM(amount_nano) > 1000 FROM allotments") == [(True,)]
+        await settled(one, hold, 1000)
+        await one.give_back_idle()
+        assert outside.rows("SELECT * FROM allotments") == []
+    assert not one.ledger._purse(account_id).is_needed
+
+
+async def test_a_raise_draws_what_it_lacks_and_one_for_which_there_is_nothing_ends(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    hold = await one.ledger.hold("first", account_id, 1000, 1000)
+    other = await two.ledger.hold("second", account_id, 1000, 1000)
+    assert await one.ledger.resize(hold, 5000, 9000)
+    assert hold.amount_nano == 9000
+    assert not await two.ledger.resize(other, 1001, 2000)
+    assert two.ledger.what_ends(other, 1001) == "balance"
+    assert two.ledger.refusal(account_id, 1001).code == "balance_held"
+    assert await one.ledger.resize(hold, 1000, 2000)  # lowered
+    assert await two.ledger.resize(other, 1001, 3000)
+    assert await settled(one, hold, 2000) == 2000
+    assert await settled(two, other, 3000) == 3000
+    assert await two.ledger.balance(account_id) == Balance(5000)
+
+
+async def test_grants_are_spent_first_and_what_expires_is_taken_once_it_is_back(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 1_000_000, "paid")
+    await two.ledger.grant(account_id, 500_000, "given", expires_at_ms=clock.now_ms + 1000)
+    hold = await one.ledger.hold("first", account_id, 1000, 1000)
+    other = await two.ledger.hold("second", account_id, 400_000, 600_000)
+    assert other.parts.granted_nano > 400_000
+    clock.now_ms += 1000
+    assert await two.ledger.expire_grants() + await one.ledger.expire_grants() < 100_000
+    assert await settled(one, hold, 1000) == 1000
+    assert await settled(two, other, 10_000) == 10_000
+    await one.give_back_idle()
+    await two.give_back_idle()
+    expired = await one.ledger.expire_grants()
+    assert expired + await two.ledger.expire_grants() > 400_000
+    assert await two.ledger.balance(account_id) == Balance(1_000_000)
+
+
+async def test_what_a_dead_replica_had_is_taken_back_once_before_anybody_is_refused(url: str, clock: MsClock) -> None:
+    async with replica_at(url, clock) as one:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, "paid")
+        with Outside(url) as outside:
+            async with replica_at(url, clock) as two:
+                hold = await two.ledger.hold("second", account_id, 10_000, 10_000)
+                before = two.id
+                async with cut_off(two, outside):
+                    assert await placed(one, account_id, "early", 1) == "balance_held"  # it may come back
+                    make_old(outside, two.id)
+                    first = await one.ledger.hold("first", account_id, 4000, 4000)
+                    assert await one.ledger.take_from_dead() == 0
+                assert await settled(two, hold, 9000) == 6000  # it did, and nobody held the rest
+                assert two.id != before
+                assert await settled(one, first, 4000) == 4000
+                assert await two.ledger.balance(account_id) == Balance(0)
+                await one.ledger.credit(account_id, 100, "more")
+                late = await two.ledger.hold("third", account_id, 100, 100)
+                assert await settled(two, late, 100) == 100
+            assert await one.ledger.check(of_all_entries=True) == []
+            assert outside.rows("SELECT cost_nano FROM requests WHERE id = 'second'") == [(6000,)]
+
+
+async def test_one_that_is_taken_for_dead_covers_what_it_holds_anew(url: str, clock: MsClock) -> None:
+    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, "paid")
+        hold = await two.ledger.hold("second", account_id, 5000, 5000)
+        with Outside(url) as outside:
+            async with cut_off(two, outside):
+                make_old(outside, two.id)
+                assert await one.ledger.take_from_dead() == 1
+        await two.store.write(AskForMoney(account_id), in_outage="wait")  # it is back
+        more = await two.ledger.hold("third", account_id, 1000, 1000)
+        assert await placed(one, account_id, "first", 4001) == "balance_held"
+        assert await settled(two, hold, 5000) == 5000
+        assert await settled(two, more, 1000) == 1000
+        assert await one.ledger.balance(account_id) == Balance(4000)
+        assert await one.ledger.check(of_all_entries=True) == []
+
+
+# Budgets and leases
+
+
+async def test_a_budget_that_one_makes_bounds_the_other_at_once_and_is_spent_exactly(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000_000, "paid")
+    before = await two.ledger.hold("before", account_id, 1000, 1000)
+    await one.leases.make(MakeBudgets((Budget("bud", account_id, account_id, 10_000, "day"),)), one.store.write)
+    await eventually(lambda: not two.ledger._purse(account_id).covers(Spender(), 1, clock.now_ms))
+    asked = [placed(both[number % 2], account_id, f"{number}", 1000) for number in range(100)]
+    outcomes = await asyncio.gather(*asked)
+    holds = [outcome for outcome in outcomes if isinstance(outcome, Hold)]
+    assert len(holds) == 10
+    [standing] = await two.ledger.budgets(account_id)
+    assert (standing.spent_nano, standing.held_nano) == (0, 10_000)
+    for hold in holds:
+        holder = next(one for one in both if hold.request_id in one.ledger._purses._holds)
+        assert await settled(holder, hold, 600) == 600
+    assert await settled(two, before, 1000) == 1000
+    [standing] = await one.ledger.budgets(account_id)
+    assert standing.spent_nano == 6000
+    rest = await two.ledger.hold("rest", account_id, 4000, 4000)  # what is idle elsewhere is asked for
+    assert await placed(one, account_id, "late", 1) == "balance_held"
+    assert await settled(two, rest, 4000) == 4000
+    assert await placed(one, account_id, "later", 1) == "budget_exhausted"
+    clock.now_ms += 86_400_000
+    await one.ledger.hold("tomorrow", account_id, 1000, 1000)
+    await two.store.write(EndBudget(account_id, "bud", clock.now_ms))
+    await two.ledger.hold("without", account_id, 50_000, 50_000)
+
+
+async def test_who_was_never_drawn_for_is_drawn_for_first(both: tuple[Replica, Replica], clock: MsClock) -> None:
+    """So that a budget of a new key is known, whoever made it, before anything is spent."""
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000_000, "paid")
+    await one.ledger.hold("before", account_id, 1000, 1000)
+    await two.store.write(changing("INSERT INTO key_groups VALUES ('grp', ?, 'team')", (account_id,)))
+    await two.store.write(MakeBudgets((Budget("bud", account_id, "grp", 500, "total"),)))
+    with pytest.raises(GatewayError, match="budget_exhausted"):
+        await one.ledger.hold("new", account_id, 1000, 1000, frozenset({"grp"}))
+
+
+async def test_a_lease_that_one_makes_is_spent_by_both_and_returns_once_nobody_holds_it(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.grant(account_id, 3000, "given")
+    await one.ledger.credit(account_id, 10_000, "paid")
+    for group in ("above", "under"):
+        await one.store.write(changing("INSERT INTO key_groups VALUES (?, ?, ?)", (group, account_id, group)))
+    budgets = Budget("bud", account_id, "above", 9000, "total"), lease_of("lea", account_id, "under", 8000, clock)
+    await one.leases.make(MakeBudgets(budgets[:1]), one.store.write)
+    await one.leases.make(MakeBudgets(budgets[1:], above=("above",)), one.store.write)
+    assert await two.ledger.balance(account_id) == Balance(5000, 0, 0, 8000)
+    under = frozenset({"above", "under"})
+    first = await one.ledger.hold("first", account_id, 5000, 5000, under)
+    assert first.pocket == "lea"
+    second = await two.ledger.hold("second", account_id, 1000, 3000, under)
+    assert second.amount_nano == 3000
+    with pytest.raises(GatewayError, match="balance_held"):
+        await two.ledger.hold("third", account_id, 1, 1, under)
+    assert await two.ledger.balance(account_id) == Balance(5000, 0, 8000)
+    assert await settled(one, first, 4000) == 4000
+    third = await two.ledger.hold("third", account_id, 1000, 1000, under)
+    assert await two.leases.end(account_id, "lea")
+    assert await one.ledger.balance(account_id) == Balance(5000, 0, 4000)
+    assert await settled(two, third, 500) == 500
+    assert await settled(two, second, 1500) == 1500
+    await one.leases.give_back()
+    assert await one.ledger.balance(account_id) == Balance(7000)
+    [above] = await two.ledger.budgets_held_by(account_id, ["above"])
+    assert above.spent_nano == 6000
+
+
+def lease_of(name: str, account_id: str, holder: str, amount_nano: int, clock: MsClock) -> Budget:
+    return Budget(name, account_id, holder, amount_nano, "total", lease_ends_at_ms=clock.now_ms + 60_000)
+
+
+async def test_a_lease_ends_while_the_other_holds_of_it_and_is_charged_what_it_delivered(
+    url: str, clock: MsClock
+) -> None:
+    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, "paid")
+        await one.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+        lease = lease_of("lea", account_id, "under", 8000, clock)
+        await one.leases.make(MakeBudgets((lease,)), one.store.write)
+        hold = await two.ledger.hold("first", account_id, 5000, 5000, frozenset({"under"}))
+        with Outside(url) as outside:
+            async with cut_off(two, outside):
+                make_old(outside, two.id)
+                assert await one.ledger.take_from_dead() == 1
+                assert await one.leases.end(account_id, "lea")
+                assert await one.ledger.balance(account_id) == Balance(10_000)
+        await one.ledger.hold("other", account_id, 6000, 6000)
+        assert await settled(two, hold, 5000) == 4000
+        assert await one.ledger.check(of_all_entries=True) == []
+
+
+# Ends
+
+
+async def test_what_an_ended_replica_left_in_a_file_is_charged_of_what_it_was_allotted(
+    url: str, clock: MsClock
+) -> None:
+    async with replica_at(url, clock) as one:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, "paid")
+        with Outside(url) as outside:
+            async with replica_at(url, clock) as two:
+                hold = await two.ledger.hold("second", account_id, 6000, 6000)
+                left_by = two.id
+                async with cut_off(two, outside):
+                    settling = asyncio.ensure_future(settled(two, hold, 6000))
+                    await asyncio.sleep(0)
+                    unwritten = await two.store.close()
+                    await asyncio.wait([settling])
+            assert await placed(one, account_id, "early", 5000) == "balance_held"
+            await one.ledger.catch_up([kept for kept in unwritten if isinstance(kept, Settle)], left_by)
+            await one.ledger.catch_up([kept for kept in unwritten if isinstance(kept, Settle)], left_by)
+            assert await one.ledger.balance(account_id) == Balance(4000)
+            assert outside.rows("SELECT cost_nano FROM requests WHERE id = 'second'") == [(6000,)]
+        assert await one.ledger.check(of_all_entries=True) == []
+
+
+async def test_who_serves_alone_finds_nothing_allotted(url: str, clock: MsClock, tmp_path: Path) -> None:
+    shared, sole = (PostgresDatabase(tmp_path, url, patience_s=0, is_shared=is_shared) for is_shared in (True, False))
+    with Outside(url) as outside:
+        for database in (shared, sole):
+            async with replica_at(url, clock) as one:
+                account_id = await account_in(one.store, clock)
+                await one.ledger.credit(account_id, 10_000, account_id)
+                await one.ledger.hold("first", account_id, 6000, 6000)
+                replica, one.session._id = one.id, None  # it dies without a word
+            with database.alone() as is_alone:
+                assert not is_alone  # for a grace it may come back
+            assert outside.rows("SELECT * FROM allotments")
+            make_old(outside, replica)
+            if database is shared:
+                with database.alone() as is_alone:
+                    assert is_alone
+            else:
+                store = await database.open(now_ms=clock, report_timeout_s=1, is_server=True)
+                await store.close()
+            assert outside.rows("SELECT * FROM allotments") == []
+
+
+async def test_what_all_hold_is_told_by_account(both: tuple[Replica, Replica], clock: MsClock) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.grant(account_id, 100, "given")
+    await one.ledger.credit(account_id, 10_000, "paid")
+    await one.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+    lease = lease_of("lea", account_id, "under", 500, clock)
+    await one.leases.make(MakeBudgets((lease,)), one.store.write)
+    await two.ledger.hold("first", account_id, 600, 600)
+    await one.ledger.hold("second", account_id, 1000, 1000)
+    await two.ledger.hold("third", account_id, 200, 200, frozenset({"under"}))
+    assert await one.ledger.held_by_all() == {account_id: HeldOf(1600, 0, 200)}
+
+
+async def test_who_does_not_answer_is_waited_for_once(url: str, clock: MsClock) -> None:
+    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, "paid")
+        await two.ledger.hold("second", account_id, 6000, 6000)
+        two.store._hearing._hear = lambda _: None
+        assert await placed(one, account_id, "first", 5000) == "balance_held"
+        assert one.ledger._silent.keys() == {two.id}
+        assert await placed(one, account_id, "first", 5000) == "balance_held"
+        assert not await one.ledger._ask(account_id, {two.id})
+
+
+async def test_a_request_waits_for_what_the_other_holds(url: str, clock: MsClock) -> None:
+    async with replica_at(url, clock, hold_wait_s=60.0) as one, replica_at(url, clock) as two:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, "paid")
+        hold = await two.ledger.hold("second", account_id, 6000, 6000)
+        waiting = asyncio.ensure_future(one.ledger.hold("first", account_id, 9000, 9000))
+        await eventually(lambda: account_id in two.ledger._shared_list.wanted)
+        assert await settled(two, hold, 500) == 500
+        assert (await waiting).amount_nano == 9000
+        assert not two.ledger._purse(account_id).surplus()
+
+
+async def test_what_is_ample_is_held_at_once_and_what_is_not_is_not(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    hold = await one.ledger.hold_if_ample("first", account_id, 1000, 8000)
+    assert hold is not None
+    assert hold.amount_nano == 1000
+    assert await one.ledger.hold_if_ample("second", account_id, 1200, 9600) is None
+    again = await one.ledger.hold_if_ample("third", account_id, 1000, 7000)
+    assert again is not None
+    await two.ledger.check_balance(account_id, 8000)
+    with pytest.raises(GatewayError, match="insufficient_balance"):
+        await two.ledger.check_balance(account_id, 10_001)
+    reach = await two.ledger.reach(account_id)
+    assert reach.most_nano == 10_000
+    await one.ledger.check_balance(account_id, 100)
+    assert await two.ledger.spendable_nano(account_id) < 10_000
+
+
+async def test_what_exceeds_a_hold_is_charged_of_what_is_free_anywhere(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    hold = await one.ledger.hold("first", account_id, 1000, 1000)
+    await two.ledger.hold("second", account_id, 2000, 2000)
+    over = await one.ledger.settle(hold, 9000, record("first", account_id), may_exceed=True)
+    assert over == 8000
+
+
+async def test_what_was_not_heard_is_read_again(both: tuple[Replica, Replica], clock: MsClock) -> None:
+    one, _ = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 100_000, "paid")
+    await one.ledger.hold("first", account_id, 100, 100)
+    assert one.ledger._purse(account_id).covers(Spender(), 100, clock.now_ms)
+    one.ledger._unheard()
+    assert not one.ledger._purse(account_id).covers(Spender(), 100, clock.now_ms)
+    await one.ledger.hold("second", account_id, 100, 100)

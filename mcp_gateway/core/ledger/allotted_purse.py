@@ -41,16 +41,14 @@ class AllottedBook(BudgetBook):
     def allot(self, amounts: dict[Spent, int]) -> None:
         self._allotted = amounts
 
-    def held_of(self, window: Spent) -> int:
-        return self._held[window]
-
-    def unheld_nano(self, window: Spent) -> int:
-        """What is allotted of a window and not held."""
+    def room_nano(self, window: Spent, now_ms: int) -> int:
+        """What is allotted of a window and not held; nothing once nothing may be spent of it."""
+        budget = self._budgets.get(window[0])
+        if budget is None or budget.is_over_at(now_ms):
+            return 0
         return self._allotted.get(window, 0) - self._held[window]
 
-    def _room_nano(self, window: Spent, now_ms: int) -> int:
-        budget = self._budgets.get(window[0])
-        return 0 if budget is None or budget.is_over_at(now_ms) else self.unheld_nano(window)
+    _room_nano = room_nano
 
 
 class AllottedPurse(Purse):
@@ -126,7 +124,7 @@ class AllottedPurse(Purse):
         free_nano = _less(rules.spendable_nano(self._free_of(pocket, by.until_ms), now_ms), promised_nano)
         lacks = []
         for window in windows:
-            room_nano = _less(self.budgets.unheld_nano(window), promised_nano)
+            room_nano = _less(self.budgets.room_nano(window, now_ms), promised_nano)
             lacks.append(Lack(window, max(0, by.least_nano - room_nano), max(0, most_nano - room_nano)))
         least_nano = needed_nano if pocket is None else by.least_nano
         return Draw(
@@ -144,7 +142,7 @@ class AllottedPurse(Purse):
         free_nano = rules.spendable_nano(self._free_of(hold.pocket), now_ms)
         lacks, held_nano = [], hold.amount_nano
         for window in hold.windows:
-            room_nano = held_nano + self.budgets.unheld_nano(window)
+            room_nano = held_nano + self.budgets.room_nano(window, now_ms)
             lacks.append(Lack(window, max(0, needed_nano - room_nano), max(0, most_nano - room_nano)))
         least_nano, wanted_nano = needed_nano - held_nano - free_nano, most_nano - held_nano - free_nano
         return Draw(self.account_id, self.version, hold.pocket, max(0, least_nano), max(0, wanted_nano), tuple(lacks))

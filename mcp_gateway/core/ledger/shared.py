@@ -158,7 +158,8 @@ class SharedLedger(Ledger):
         by, purse = Spender(holders, ample_nano), self._purse(account_id)
         needed_nano = self._refusals.needed_nano(by)
         if not purse.covers(by, needed_nano, self._now_ms()):
-            await self._draw_for(purse, by, needed_nano, needed_nano)
+            await self._draw(purse, lambda _: purse.lacks(needed_nano, needed_nano, by, self._now_ms()), needed_nano)
+            purse.know_spender(holders)
         return self._purses.place(purse, request_id, needed_nano, most_nano, self._now_ms(), by)
 
     async def check_balance(self, account_id: str, minimum_nano: int, holders: Holders = frozenset()) -> None:
@@ -180,16 +181,25 @@ class SharedLedger(Ledger):
             def lacks(_: bool) -> Draw:
                 return purse.lacks_of(hold, needed_nano, most_nano, self._now_ms())
 
-            await self._draw_all(purse, lacks)
+            for _ in range(_MOST_DRAWS):
+                is_covered = await self._draw_all(purse, lacks)
+                if self._purses.resize(hold, needed_nano, most_nano, self._now_ms()):
+                    return True
+                if not is_covered:
+                    return False
         return self._purses.resize(hold, needed_nano, most_nano, self._now_ms())
 
-    async def _draw_all(self, purse: AllottedPurse, lacks: Callable[[bool], Draw], promised_nano: int = 0) -> None:
-        """What others do not hold, too, and what is left of leases that are over."""
+    async def _draw_all(self, purse: AllottedPurse, lacks: Callable[[bool], Draw], promised_nano: int = 0) -> bool:
+        """What others do not hold, too, and what is left of leases that are over; whether what is needed is allotted.
+
+        Others of this replica may hold it before whoever asked does.
+        """
         drawn = await self._draw(purse, lacks, promised_nano)
         if await self._ask(purse.account_id, self._others_in(drawn)):
             drawn = await self._draw(purse, lacks, promised_nano)
         if not drawn.is_covered and await self._return_over(purse.account_id):
-            await self._draw(purse, lacks, promised_nano)
+            drawn = await self._draw(purse, lacks, promised_nano)
+        return drawn.is_covered
 
     async def settle(
         self, hold: Hold, cost_nano: int, record: RequestRecord | None, *, may_exceed: bool = False
@@ -215,20 +225,25 @@ class SharedLedger(Ledger):
     ) -> Hold:
         """Draw what is lacking; where others have it, once they were asked; then whenever money comes free."""
         needed_nano, loop = self._refusals.needed_nano(by), asyncio.get_running_loop()
-        until_s, purse = loop.time() + wait_s, self._purse(account_id)
+        until_s, purse, draws = loop.time() + wait_s, self._purse(account_id), 0
+
+        def lacks(beside_others: bool) -> Draw:
+            return purse.lacks(needed_nano, most_nano, by, self._now_ms(), beside_others=beside_others)
+
         while True:
-            drawn = await self._draw_for(purse, by, needed_nano, most_nano)
-            if await self._ask(account_id, self._others_in(drawn)):
-                drawn = await self._draw_for(purse, by, needed_nano, most_nano)
-            if not drawn.is_covered and await self._return_over(account_id):
-                await self._draw_for(purse, by, needed_nano, most_nano)
+            is_covered = await self._draw_all(purse, lacks, max(needed_nano, most_nano))
+            purse.know_spender(by.holders)
             hold = self._purses.place(purse, request_id, needed_nano, most_nano, self._now_ms(), by)
             if hold is not None:
                 purse.is_idle = False
                 return hold
+            draws += 1
+            if is_covered and draws < _MOST_DRAWS:  # another one of this replica was quicker
+                continue
             view, left_s = self._seen(account_id), until_s - loop.time()
             if left_s <= 0 or not self._may_come_free(view, by):
                 raise self._refusals.of(view, by, self._now_ms())
+            draws = 0
             freed = self._wait_list.freed(account_id)
             await asyncio.wait({freed}, timeout=left_s)
 
@@ -238,16 +253,6 @@ class SharedLedger(Ledger):
         if over:
             await self._return(account_id, over)
         return bool(over)
-
-    async def _draw_for(self, purse: AllottedPurse, by: Spender, needed_nano: int, most_nano: int) -> Drawn:
-        """Whatever is lacking so that somebody may hold this; what is promised meanwhile stays theirs."""
-
-        def lacks(beside_others: bool) -> Draw:
-            return purse.lacks(needed_nano, most_nano, by, self._now_ms(), beside_others=beside_others)
-
-        drawn = await self._draw(purse, lacks, max(needed_nano, most_nano))
-        purse.know_spender(by.holders)
-        return drawn
 
     async def _draw(self, purse: AllottedPurse, lacks: Callable[[bool], Draw], promised_nano: int = 0) -> Drawn:
         """By the budgets as they are; what is promised to others is asked for, too, unless that is too much.

@@ -415,3 +415,38 @@ async def test_what_was_not_heard_is_read_again(both: tuple[Replica, Replica], c
     one.ledger._unheard()
     assert not one.ledger._purse(account_id).covers(Spender(), 100, clock.now_ms)
     await one.ledger.hold("second", account_id, 100, 100)
+
+
+async def test_of_raises_at_once_each_gets_its_own_where_there_is_enough_for_all(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, _ = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 20_000, "paid")
+    await one.leases.make(MakeBudgets((Budget("bud", account_id, account_id, 20_000, "day"),)), one.store.write)
+    holds = [await both[number % 2].ledger.hold(f"{number}", account_id, 100, 100) for number in range(20)]
+    raised = [both[number % 2].ledger.resize(hold, 1000, 1000) for number, hold in enumerate(holds)]
+    assert all(await asyncio.gather(*raised))
+    more = [both[number % 2].ledger.resize(hold, 1000, 2000) for number, hold in enumerate(holds)]
+    assert all(await asyncio.gather(*more))
+    assert not await one.ledger.resize(holds[0], 1001, 2000)
+    assert one.ledger.what_ends(holds[0], 1001) == "balance"
+
+
+async def test_nobody_draws_of_a_lease_that_is_over(both: tuple[Replica, Replica], clock: MsClock) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 20_000, "paid")
+    await one.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+    lease = lease_of("lea", account_id, "under", 8000, clock)
+    await one.leases.make(MakeBudgets((lease,)), one.store.write)
+    under = frozenset({"under"})
+    running = await two.ledger.hold("running", account_id, 1000, 1000, under)
+    clock.now_ms += 60_000
+    for replica in both:
+        with pytest.raises(GatewayError, match="balance_held"):
+            await replica.ledger.hold("late", account_id, 10, 10, under)
+    assert not await two.ledger.resize(running, 1001, 2000)
+    assert await settled(two, running, 1000) == 1000
+    assert await two.leases.give_back() == 7000
+    assert await one.ledger.balance(account_id) == Balance(19_000)

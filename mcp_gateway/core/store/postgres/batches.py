@@ -40,6 +40,14 @@ def _is_plain(record: RequestRecord | None) -> bool:
     return record is None or record[OF_FEW] == NOTHING_OF_THAT
 
 
+def account_of(write: Write[Any]) -> str | None:
+    """Whose wallet or log it may change, where it says so."""
+    found: str | None = getattr(write, "account_id", None) or getattr(
+        getattr(write, "record", None), "account_id", None
+    )
+    return found
+
+
 class RequestBatch:
     """Plain writes, as the database takes them."""
 

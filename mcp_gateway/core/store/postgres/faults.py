@@ -51,6 +51,11 @@ def is_gone(error: BaseException) -> bool:
     return isinstance(error, GONE) and not _is_unsayable(error)
 
 
+def is_locked(error: BaseException) -> bool:
+    """Whether somebody else has what it waited for."""
+    return isinstance(error, asyncpg.LockNotAvailableError)
+
+
 def is_answer(error: BaseException) -> bool:
     """Whether the server itself has said so, and goes on; or was not asked, since no column has such a value."""
     return (isinstance(error, asyncpg.PostgresError) and not is_gone(error)) or _is_unsayable(error)

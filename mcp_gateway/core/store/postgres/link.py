@@ -90,6 +90,13 @@ class PostgresLink:
         return int(self._connection.get_server_pid())
 
     @property
+    def file_number(self) -> int | None:
+        """Of the connection, if there is one."""
+        if self._connection is None or self._connection.is_closed():
+            return None
+        return int(self._connection._transport.get_extra_info("socket").fileno())
+
+    @property
     def version(self) -> str:
         assert self._connection is not None
         server = self._connection.get_server_version()
@@ -135,6 +142,14 @@ class PostgresLink:
     def cancel(self) -> None:
         """From another thread: give up what is asked now."""
         self._loop.call_soon_threadsafe(self._cancel_all)
+
+    def look(self) -> None:
+        """Know whether the connection is there: what came without being asked for was its end, or nothing of note."""
+        if self.is_open:
+            try:
+                self.script("SELECT 1")
+            except Exception:  # noqa: BLE001 - whatever it is, another connection is the better one
+                self.drop()
 
     def rest(self) -> None:
         """Forget what was to be given up and has ended by itself."""

@@ -7,7 +7,8 @@ end. Whose row was declared over meanwhile goes on as another.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from mcp_gateway.core.store.postgres.batches import RequestBatch
@@ -62,6 +63,11 @@ WRITES = {
 _ANSWER_S = 1.5
 """Whoever is refused is to be told so within 2.5 s, however long the server is silent."""
 _PATIENT_S = 600.0
+_LOOKS_S = (0.0, 0.01, 0.02)
+_LOCKED = """
+WITH free AS (SELECT account_id FROM wallets WHERE account_id = ANY (CAST(?1 AS text[])) FOR NO KEY UPDATE SKIP LOCKED)
+SELECT account_id FROM wallets WHERE account_id = ANY (CAST(?1 AS text[])) AND account_id NOT IN (SELECT * FROM free)
+"""
 
 
 class WriterSession:
@@ -136,6 +142,15 @@ class WriterSession:
         self._batch += 1
         self._numbered_by = self._id
         return batch.run_alone(self._id, self._batch, is_durable=is_durable)
+
+    def locked_wallets(self, accounts: Iterable[str]) -> frozenset[str]:
+        """Those of these that somebody else has locked for longer than another writer's batch takes."""
+        locked = frozenset(accounts)
+        for pause_s in _LOOKS_S:
+            if locked:
+                time.sleep(pause_s)
+                locked = frozenset(one for (one,) in self.link.execute(_LOCKED, (sorted(locked),)))
+        return locked
 
     def as_of_now(self, read: Callable[[], T]) -> T:
         """What is read as of one moment, between two batches."""

@@ -18,9 +18,9 @@ from mcp_gateway.core.gathering import Gathering
 from mcp_gateway.core.ledger.allotments import StartedAnew
 from mcp_gateway.core.store.jobs import Job, fail, replace, resolve, runs
 from mcp_gateway.core.store.postgres.announcing import CHANNEL, as_text
-from mcp_gateway.core.store.postgres.batches import RequestBatch, is_plain
+from mcp_gateway.core.store.postgres.batches import RequestBatch, account_of, is_plain
 from mcp_gateway.core.store.postgres.executors import LONG
-from mcp_gateway.core.store.postgres.faults import FAILED, is_answer, is_unavailable, told
+from mcp_gateway.core.store.postgres.faults import FAILED, is_answer, is_locked, is_unavailable, told
 from mcp_gateway.core.store.postgres.session import WriterSession
 from mcp_gateway.core.store.queue import WriteQueue
 from mcp_gateway.core.store.transaction import Transaction
@@ -43,6 +43,8 @@ class _Ended(NamedTuple):
     """What it has told."""
     facts_anew: Callable[[], Sequence[object]] | None = None
     """Reads that, of a batch whose answer would have told it."""
+    locked: frozenset[str] = frozenset()
+    """Accounts whose wallets somebody else keeps locked, who put it off: it is to be run at once without them."""
 
 
 class _RunAgain(Exception):
@@ -70,16 +72,24 @@ class BatchWriter(WriteQueue):
         """Committed, and not said to the other servers yet."""
         self._decided: set[Job] = set()
         """Of those on their way: refused, or failed, after they had changed something; they are not run again."""
+        self._late: list[Job] = []
+        """Of accounts whose wallets somebody else keeps locked, in their order; nobody else waits for them."""
+        self._locked: frozenset[str] = frozenset()
+        self._is_look_due = False
+        """Whether it is to be seen if they are free, or the connection is there."""
+        self._watched: int | None = None
+        """The connection's file, while nothing is asked of it: whatever comes by it then is its end."""
         self._gathering = Gathering(self._waiting, self._gathered)
         self._is_gathering = False
         self._working: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         """Set once no rest is to be taken any more."""
+        self._watch()
 
     @property
     def waiting(self) -> int:
         """How many writes wait for their commit."""
-        return len(self._waiting) + sum(job.future is not None for job in self._batch)
+        return len(self._waiting) + len(self._late) + sum(job.future is not None for job in self._batch)
 
     def submit(self, job: Job) -> "asyncio.Future[Any]":
         """Queue it, and see to it that there is a batch."""
@@ -92,6 +102,14 @@ class BatchWriter(WriteQueue):
         assert job.future is not None
         return job.future
 
+    def withdraw(self, written: "asyncio.Future[Any]") -> bool:
+        """Take back a write that still waits, so that it never happens; False where it may have happened."""
+        for job in self._late:
+            if job.future is written:
+                self._late.remove(job)
+                return True
+        return super().withdraw(written)
+
     async def close(self) -> list[Any]:
         """Commit what is queued, then end; in an outage it is tried once more. Returns the writes that are to be kept.
 
@@ -99,6 +117,8 @@ class BatchWriter(WriteQueue):
         """
         self.is_closing = True
         self._wanted.set()
+        self._unwatch()
+        self._take_up(self._locked)
         was_tried = False
         while self._working is not None or ((self._waiting or self._batch) and (self.is_available or not was_tried)):
             if self._working is not None:
@@ -106,7 +126,7 @@ class BatchWriter(WriteQueue):
             else:
                 was_tried = True
                 await self._turn()
-        left = [*self._batch, *self._waiting]
+        left = [*self._batch, *self._late, *self._waiting]
         for job in left:
             if job.future is not None:
                 job.future.cancel()
@@ -118,15 +138,19 @@ class BatchWriter(WriteQueue):
 
     def _gathered(self) -> None:
         self._is_gathering = False
-        if not self.is_closing:
+        if not self.is_closing and self._working is None:
             self._begin_work()
 
     def _begin_work(self) -> None:
+        self._unwatch()
         self._working = self._loop.create_task(self._work())
 
     async def _work(self) -> None:
         try:
-            while self._waiting or self._batch or not self.is_available:
+            while self._waiting or self._batch or self._is_look_due or not self.is_available:
+                if self._is_look_due:
+                    self._is_look_due = False
+                    await self._look()
                 await self._turn()
                 if self.is_closing:
                     return
@@ -134,15 +158,68 @@ class BatchWriter(WriteQueue):
                     await self._rest()
         finally:
             self._working = None
+            self._watch()
+
+    def _watch(self) -> None:
+        """Know at once when the connection ends: whoever is admitted after that would wait for nothing."""
+        if not self.is_closing and self.is_available:
+            self._watched = self._session.link.file_number
+            if self._watched is not None:
+                self._loop.add_reader(self._watched, self._look_soon)
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self._loop.remove_reader(self._watched)
+            self._watched = None
+
+    def _look_soon(self) -> None:
+        self._unwatch()
+        self._is_look_due = True
+        if self._working is None and not self.is_closing:
+            self._begin_work()
+
+    async def _look(self) -> None:
+        """Whether the connection is there, and which wallets are free again."""
+        free = await self._loop.run_in_executor(self._thread, self._free_now, self._locked)
+        self._take_up(free)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self._locked:
+            self._loop.call_later(_RETRY_S, self._look_soon)
+
+    def _take_up(self, accounts: frozenset[str]) -> None:
+        """What waits for these comes first now."""
+        self._waiting.extendleft(reversed([job for job in self._late if account_of(job.write) in accounts]))
+        self._late = [job for job in self._late if account_of(job.write) not in accounts]
+        self._locked -= accounts
+
+    def _set_aside(self, jobs: list[Job]) -> list[Job]:
+        """Those of them that need no locked wallet; who needs one and is not patient is told."""
+        if not self._locked:
+            return jobs
+        late = [job for job in jobs if account_of(job.write) in self._locked]
+        self._refuse_impatient(late)
+        self._late += [job for job in late if job.future is not None or job.in_outage != "refuse"]
+        return [job for job in jobs if account_of(job.write) not in self._locked]
 
     async def _turn(self) -> None:
         """One batch, from the queue to its results."""
         if not self._is_in_doubt:
-            self._batch = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
+            self._batch = self._set_aside(batch)
         run = self._ask if self._is_in_doubt else self._run
         ended = await self._loop.run_in_executor(self._thread, run, self._batch)
         if ended.is_in_doubt:
             self._doubt(ended)
+        elif ended.locked:
+            logger.error("somebody else keeps %s wallets locked; what these pay waits for them", len(ended.locked))
+            is_first = not self._locked
+            self._locked |= ended.locked
+            self._batch = self._set_aside(self._batch)
+            self._put_back()
+            if is_first:
+                self._look_later()
         elif ended.error is not None:
             self._put_back()
             self._put_off(told(ended.error))
@@ -200,7 +277,25 @@ class BatchWriter(WriteQueue):
         return _Ended(is_committed=is_committed, facts=self._facts)
 
     def _run(self, jobs: list[Job]) -> _Ended:
-        return self._run_alone(jobs) or self._run_in_steps(jobs)
+        ended = self._run_alone(jobs) or self._run_in_steps(jobs)
+        if ended.error is None or not is_locked(ended.error):
+            return ended
+        try:
+            accounts = {account for job in jobs if (account := account_of(job.write)) is not None}
+            return ended._replace(locked=self._session.locked_wallets(accounts))
+        except Exception as error:  # noqa: BLE001 - as it is of the batch
+            self._session.give_up(error)
+            return ended
+
+    def _free_now(self, accounts: frozenset[str]) -> frozenset[str]:
+        try:
+            if not accounts:
+                self._session.link.look()
+            self._session.open()
+            return accounts - self._session.locked_wallets(accounts)
+        except Exception as error:  # noqa: BLE001 - the batch that follows fails by the same
+            self._session.give_up(error)
+            return frozenset()
 
     def _run_alone(self, jobs: list[Job]) -> _Ended | None:
         """In one statement that is a transaction of its own; None where it takes steps, and nothing is changed yet."""

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.engine import Write
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.budgets import BudgetSpent
 from mcp_gateway.core.ledger.entries import Ended, GiveBack, LeaveUncharged, Settle, WalletState
 from mcp_gateway.core.ledger.rules import Amount, GrantLeft
@@ -331,3 +332,65 @@ async def test_the_request_that_is_recorded_first_is_the_one(url: str) -> None:
         written = [store.write(AddRecord(record("req_1", "acc_b", cost_nano=cost_nano))) for cost_nano in (1, 2)]
         await asyncio.gather(*written)
     assert books_of(url)[3] == [("acc_b", 1, 1)]
+
+
+async def outcome(written: "asyncio.Future[Any]") -> object:
+    try:
+        return await written
+    except GatewayError as error:
+        return told(error)
+
+
+async def test_a_wallet_that_somebody_keeps_locked_holds_up_nobody_else(url: str) -> None:
+    session = WriterSession(url, is_server=False, lock_timeout_ms=50)
+    async with opened(url, session) as store:
+        await store.write(settled(1))
+        with Outside(url) as outside:
+            outside.run("BEGIN")
+            outside.run("SELECT 1 FROM wallets WHERE account_id = 'acc_a' FOR UPDATE")
+            waiting = store.write(settled(2, "acc_a"), in_outage="wait")
+            refused, kept = store.write(settled(3, "acc_a")), store.write(settled(4, "acc_a"), in_outage="keep")
+            assert await store.write(settled(5)) == 1
+            assert await outcome(refused) == await outcome(kept) == "ledger_unavailable"
+            assert await outcome(store.write(settled(6, "acc_a"))) == "ledger_unavailable"
+            back = GiveBack("req_00000002", "acc_a", record("req_00000002", "acc_a"))
+            given_back = store.write(back, in_outage="wait")
+            withdrawn = store.write(settled(7, "acc_a"), in_outage="wait")
+            assert await store.write(settled(8)) == 1
+            assert store.withdraw(withdrawn)
+            assert not store.withdraw(refused)
+            assert store.is_available
+            assert store.waiting == 3
+            outside.run("ROLLBACK")
+        assert await waiting == 1
+        assert await given_back == 1
+    assert books_of(url)[1] == [("acc_a", 3, 1), ("acc_b", 3, 3)]
+
+
+async def test_what_needs_steps_waits_for_a_locked_wallet_apart_too(url: str) -> None:
+    session = WriterSession(url, is_server=False, lock_timeout_ms=50)
+    async with opened(url, session) as store:
+        await store.write(settled(1, "acc_a"))
+        with Outside(url) as outside:
+            outside.run("BEGIN")
+            outside.run("SELECT 1 FROM wallets WHERE account_id = 'acc_a' FOR UPDATE")
+            back = GiveBack("req_00000001", "acc_a", record("req_00000001", "acc_a"))
+            given_back = store.write(back, in_outage="wait")
+            assert await store.write(settled(2)) == 1
+            assert not given_back.done()
+            outside.run("ROLLBACK")
+        assert await given_back == 1
+
+
+async def test_what_waits_for_a_locked_wallet_as_the_store_is_closed_is_kept(url: str) -> None:
+    session = WriterSession(url, is_server=False, lock_timeout_ms=50)
+    store = await PostgresStore.open(url, EXECUTORS, session=session, now_ms=MsClock())
+    await store.write(settled(1))
+    with Outside(url) as outside:
+        outside.run("BEGIN")
+        outside.run("SELECT 1 FROM wallets WHERE account_id = 'acc_a' FOR UPDATE")
+        late = settled(2, "acc_a")
+        waiting = store.write(late, in_outage="wait")
+        assert await store.write(settled(3)) == 1
+        assert await store.close() == [late]
+        assert waiting.cancelled()

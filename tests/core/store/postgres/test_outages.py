@@ -156,6 +156,29 @@ async def test_a_lock_that_somebody_holds_refuses_for_as_long(url: str, opened: 
     await is_whole(opened, writers)
 
 
+async def test_a_writer_that_is_idle_knows_at_once_that_the_server_ended_and_when_it_is_back(
+    own: PostgresServer, url: str, opened: PostgresStore
+) -> None:
+    await opened.write(Note("before"))
+    await asyncio.to_thread(own.stop, "immediate")
+    await eventually(lambda: not opened.is_available)
+    await asyncio.to_thread(own.start)
+    await eventually(lambda: opened.is_available)
+    await opened.write(Note("after"))
+    assert await opened.read(Notes()) == ["before", "after"]
+
+
+async def test_a_writer_whose_connection_ends_while_it_is_idle_has_another_before_anything_is_written(
+    own: PostgresServer, url: str, opened: PostgresStore
+) -> None:
+    await opened.write(Note("before"))
+    former = opened._writer._session.link.process_id
+    await asyncio.to_thread(end_connections, own, url)
+    await eventually(lambda: opened._writer._session.link.is_open and opened._writer._session.link.process_id != former)
+    assert opened.is_available
+    await opened.write(Note("after"))
+
+
 class LosingSession(WriterSession):
     """One whose answers are lost, of commits that have happened or have not."""
 

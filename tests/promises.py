@@ -278,6 +278,7 @@ AREAS: dict[str, Area] = {
             "Several servers of one database spend exactly what a wallet, a budget or a lease has, refuse nobody for money that nobody holds, and take what a dead one held once.": [
                 "tests/core/ledger/test_replicas.py",
                 "tests/core/ledger/test_replicas_life.py",
+                "tests/core/store/postgres/test_replicas_outages.py",
             ],
             "No balance goes below zero except by a refund, a dispute or the operator's adjustment.": [
                 "tests/core/ledger/test_rules.py",

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from mcp_gateway.core.engine import Write
+from mcp_gateway.core.ledger.allotments import PAID, Allotted, Fund, of_money, of_windows
 from mcp_gateway.core.ledger.budgets import BudgetSpent, Spent
 from mcp_gateway.core.ledger.entries import Ended, LeaveUncharged, Settle, WalletState
 from mcp_gateway.core.ledger.rules import GrantLeft
@@ -20,11 +21,15 @@ from mcp_gateway.core.store.transaction import Row, RunTogether, Transaction
 from mcp_gateway.core.webhooks.events import PERCENTS
 
 _SETTLE = f"SELECT * FROM settle_batch_v1({', '.join('?' * 37)})"
+_SETTLE_ALLOTTED = f"SELECT * FROM settle_allotted_v1({', '.join('?' * 42)})"
+_OWN = "SELECT * FROM allotted_to_v1(?, ?)"
 _NUMBER = "SELECT number_names_v1(?)"
 _VERSION = "SELECT MAX(id) FROM ledger_rows WHERE kind = 'settle' AND reference IN (SELECT unnest(CAST(? AS text[])))"
 _WALLET = "SELECT paid_nano, granted_nano FROM wallets WHERE account_id = ?"
 _SPENT = "SELECT spent_nano FROM budget_windows WHERE budget_id = ? AND starts_at_ms = ?"
 _RECORD_COLUMNS = 20
+_OWN_FROM = 9
+"""Where in what comes back what is left of the allotted stands."""
 
 _Plain = Settle | LeaveUncharged | AddRecord
 
@@ -66,6 +71,7 @@ class RequestBatch:
         drawn: dict[int, int] = {}
         spent: dict[Spent, int] = {}
         self._holders: dict[Spent, str] = {}
+        self._settled = settled
         entries = []
         for one in settled:
             account_id, charge = one.account_id, one.charge
@@ -80,6 +86,7 @@ class RequestBatch:
             for window in one.windows:
                 spent[window] = spent.get(window, 0) + paid_nano + granted_nano
                 self._holders[window] = account_id
+        self._replica: int | None = None
         self._accounts = sorted(paid)
         self._windows = sorted(spent)
         self._references = [entry[1] for entry in entries]
@@ -108,11 +115,23 @@ class RequestBatch:
                 self._transaction.tell(fact)
         return is_done
 
-    def run_alone(self, writer: int, number: int, *, is_durable: bool) -> Sequence[object] | None:
-        """As a transaction of its own, that writer's with this number; the facts, None as where `run` says False."""
-        row = self._transaction.first(_SETTLE, (writer, number, is_durable, *self._parameters))
+    def run_alone(
+        self, writer: int, number: int, *, is_durable: bool, is_replica: bool = False
+    ) -> Sequence[object] | None:
+        """As a transaction of its own, that writer's with this number; the facts, None as where `run` says False.
+
+        What a replica settles is taken from what it is allotted, too, and is left to others where that is less.
+        """
+        parameters = (writer, number, is_durable, *self._parameters)
+        if not is_replica:
+            row = self._transaction.first(_SETTLE, parameters)
+            assert row is not None
+            return self._facts(row) if row[0] else None
+        self._replica, funds = writer, self._funds()
+        columns = zip(*[(account_id, *fund, nano) for (account_id, fund), nano in funds.items()], strict=True)
+        row = self._transaction.first(_SETTLE_ALLOTTED, (*(columns if funds else ((),) * 5), *parameters))
         assert row is not None
-        return self._facts(row) if row[0] else None
+        return [*self._allotted(row[_OWN_FROM:]), *self._facts(row[:_OWN_FROM])] if row[0] else None
 
     def facts_anew(self) -> Sequence[object]:
         """Of the batch, which is committed, and whose answer was lost; as of now, which may be later."""
@@ -123,7 +142,32 @@ class RequestBatch:
             all_left += [(account_id, *one) for one in grants.left(connection, account_id)]
         spent = [(self._transaction.first(_SPENT, window) or (0,))[0] for window in self._windows]
         columns = zip(*all_left, strict=True) if all_left else (None,) * 4
-        return self._facts((True, version, *zip(*wallets, strict=True), *columns, spent))
+        facts = self._facts((True, version, *(zip(*wallets, strict=True) if wallets else ((), ())), *columns, spent))
+        if self._replica is None:
+            return facts
+        own = self._transaction.first(_OWN, (self._replica, self._accounts))
+        assert own is not None
+        return [*self._allotted(own), *facts]
+
+    def _funds(self) -> dict[tuple[str, Fund], int]:
+        """What is spent of what a replica is allotted."""
+        funds: dict[tuple[str, Fund], int] = {}
+        for one in self._settled:
+            for fund, nano in (of_money(None, one.charge) | of_windows(one.windows, one.charge.amount_nano)).items():
+                funds[one.account_id, fund] = funds.get((one.account_id, fund), 0) + nano
+        return funds
+
+    def _allotted(self, own: Row) -> Sequence[Allotted]:
+        """What is left of it, of each account of which some was spent."""
+        charged = dict.fromkeys(one.account_id for one in self._settled if one.charge.amount_nano)
+        amounts: dict[str, dict[Fund, int]] = {account_id: {} for account_id in charged}
+        expiries: dict[str, dict[int, int | None]] = {account_id: {} for account_id in charged}
+        for account_id, kind, of_id, part, nano, expires_at_ms in zip(*own, strict=True) if own[0] else ():
+            if account_id in charged:
+                amounts[account_id][Fund(kind, of_id, part)] = nano
+                if kind != "window" and part != PAID:
+                    expiries[account_id][part] = expires_at_ms
+        return [Allotted(account_id, amounts[account_id], expiries[account_id]) for account_id in charged]
 
     def _facts(self, row: Row) -> Sequence[object]:
         """In the order in which executors of any engine tell them."""

@@ -141,7 +141,8 @@ class WriterSession:
         assert self._id is not None
         self._batch += 1
         self._numbered_by = self._id
-        return batch.run_alone(self._id, self._batch, is_durable=is_durable)
+        is_replica = self.replica is not None
+        return batch.run_alone(self._id, self._batch, is_durable=is_durable, is_replica=is_replica)
 
     def locked_wallets(self, accounts: Iterable[str]) -> frozenset[str]:
         """Those of these that somebody else has locked for longer than another writer's batch takes."""

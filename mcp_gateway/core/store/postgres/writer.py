@@ -303,7 +303,7 @@ class BatchWriter(WriteQueue):
             return None
         try:
             self._session.open()
-            if self._session.is_anew or self._session.replica is not None:
+            if self._session.is_anew:
                 return None
             batch = RequestBatch(self._transaction, [job.write for job in jobs])
         except Exception as error:  # noqa: BLE001 - whatever failed, the batch waits to be run again

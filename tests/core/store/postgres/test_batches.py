@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.ledger.allotments import Allotted, Fund
 from mcp_gateway.core.ledger.budgets import BudgetSpent
 from mcp_gateway.core.ledger.entries import Ended, GiveBack, LeaveUncharged, Settle, WalletState
 from mcp_gateway.core.ledger.rules import Amount, GrantLeft
@@ -309,6 +310,53 @@ async def test_an_answer_that_is_lost_is_asked_for_and_its_facts_are_read(url: s
         Ended(("req_00000002", *(["req_00000003"] if has_happened else []), "req_00000004")),
     ]
     assert books_of(url)[0] == [("acc_a", 970), ("acc_b", left)]
+
+
+class ReplicaSession(LosingSession):
+    """A replica's, that counts the batches that take steps."""
+
+    stepped = 0
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, is_server=True, is_shared=True)
+        self.lost = []
+
+    def begin(self, *, is_durable: bool) -> None:
+        self.stepped += 1
+        super().begin(is_durable=is_durable)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_replica_s_batch_takes_from_what_it_is_allotted_where_that_is_enough(url: str, is_lost: bool) -> None:
+    session = ReplicaSession(url)
+    async with opened(url, session) as store:
+        with Outside(url) as outside:
+            allotted = [
+                ("acc_b", "wallet", "", 0, 100), ("acc_b", "window", "bud_2", 0, 100),
+                ("acc_a", "wallet", "", 0, 5), ("acc_a", "wallet", "", 2, 20),
+            ]  # fmt: skip
+            outside.add(
+                "INSERT INTO allotments VALUES (?, ?, ?, ?, ?, ?)", [(session.replica, *row) for row in allotted]
+            )
+        facts: list[Any] = []
+        for kind in (Allotted, WalletState):
+            store.listen(kind, facts.append)
+        stepped = session.stepped
+        session.lost = [True] if is_lost else []
+        drawn = Settle("req_00000002", "acc_a", Amount(5, ((2, 8),)), None)
+        written = [store.write(one, in_outage="wait") for one in (settled(1, cost_nano=30), drawn)]
+        assert list(await asyncio.gather(*written)) == [30, 13]
+        assert session.stepped == stepped
+        version = facts[-1].version
+        assert {fact[0]: fact for fact in facts if isinstance(fact, Allotted)} == {
+            "acc_a": Allotted("acc_a", {Fund("wallet", "", 2): 12}, {2: 5000}),
+            "acc_b": Allotted("acc_b", {Fund("wallet"): 70, Fund("window", "bud_2"): 70}, {}),
+        }
+        grants = GrantLeft(2, 492, 5000), GrantLeft(1, 100, None)
+        left = WalletState("acc_a", 995, grants, version), WalletState("acc_b", 10**9 - 30, (), version)
+        assert facts[-2:] == list(left)
+        assert await store.write(settled(3, cost_nano=71)) == 71
+        assert session.stepped == stepped + 1
 
 
 async def test_a_number_that_no_column_has_costs_its_own_record_alone(url: str) -> None:

@@ -23,6 +23,7 @@ import uvloop
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.ledger.shared import SharedLedger
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.postgres.executors import EXECUTORS as OF_POSTGRES
 from mcp_gateway.core.store.postgres.link import PostgresLink
@@ -141,6 +142,37 @@ async def run(server: PostgresServer | None, accounts: int, concurrency: int, s:
             return await measure(store, session, accounts, concurrency, s)
 
 
+async def of_replicas(server: PostgresServer, replicas: int, accounts: int, concurrency: int, s: float) -> float:
+    """Requests settled a second by so many servers that share a database, all in this process."""
+    async with contextlib.AsyncExitStack() as opened:
+        url, ledgers = server.make(), []
+        for _ in range(replicas):
+            session = WriterSession(url, is_server=True, is_shared=True)
+            store = await PostgresStore.open(url, OF_POSTGRES, session=session, now_ms=now_ms)
+            opened.push_async_callback(store.close)
+            ledgers.append(SharedLedger(store, lambda store=store: store.replica))  # type: ignore[misc]
+        made = [await Accounts(store, new_id=new_id, now_ms=now_ms).create(f"account {one}") for one in range(accounts)]
+        for account in made:
+            await ledgers[0].credit(account.id, 10**15, f"credit of {account.id}")
+        counts = 0
+
+        async def client(ledger: Ledger, number: int) -> None:
+            nonlocal counts
+            while time.perf_counter() < end_s:
+                number += concurrency
+                await request(ledger, made[number % accounts].id)
+                counts += 1
+
+        end_s = time.perf_counter() + s / 4
+        for _ in range(2):
+            began_s, counts = time.perf_counter(), 0
+            await asyncio.gather(*(client(ledger, one) for ledger in ledgers for one in range(concurrency)))
+            elapsed_s = time.perf_counter() - began_s
+            end_s = time.perf_counter() + s
+        assert await ledgers[0].check() == []
+        return counts / elapsed_s
+
+
 def main() -> None:
     s = float(sys.argv[1]) if len(sys.argv) > 1 else 3.0
     server = PostgresServer()
@@ -157,6 +189,14 @@ def main() -> None:
                 for engine, where in (("SQLite", None), ("PostgreSQL", server)):
                     told = uvloop.run(run(where, accounts, concurrency, s))
                     print(f"{engine:<12}{accounts:>4} wallets {concurrency:>3} at once {told}", flush=True)
+        server.admin.run("ALTER SYSTEM SET commit_delay = 2000")
+        server.admin.run("ALTER SYSTEM SET commit_siblings = 0")
+        server.admin.run("SELECT pg_reload_conf()")
+        print("\nServers that share a database, 64 requests at once each, 2 ms more for a commit:")
+        for accounts in ACCOUNTS:
+            for replicas in (1, 2):
+                rate = uvloop.run(of_replicas(server, replicas, accounts, CONCURRENCIES[-1], s))
+                print(f"{replicas} servers {accounts:>4} wallets {rate:>10.0f} a second", flush=True)
     finally:
         server.end()
 

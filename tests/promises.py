@@ -1111,6 +1111,12 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/sqlite/test_checkpoints.py",
                 "tests/core/store/sqlite/test_write_ahead_log.py",
             ],
+            "A database is copied into PostgreSQL whole or not at all, so that whoever serves from there knows all that was known.": [
+                "tests/core/store/postgres/test_filling.py",
+            ],
+            "Whether a database is sound, and of which schema, is told by a command's exit status, which changes nothing.": [
+                "tests/test_db_command.py",
+            ],
             "The database outlives locks, full disks and bad writes, and one bad write costs no other anything.": [
                 "tests/core/store/contract/test_contract.py",
                 "tests/core/store/contract/test_listening.py",

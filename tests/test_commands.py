@@ -106,10 +106,10 @@ def test_an_account_is_switched_off_and_on_again(data_dir: Path) -> None:
         assert ("(deactivated)" in line) is is_off
 
 
-def told(*words: str) -> Any:
+def told(*words: str, status: int = 0) -> Any:
     """What a command tells as JSON."""
     result = run(*words, "--json")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == status, result.output
     return json.loads(result.stdout)
 
 

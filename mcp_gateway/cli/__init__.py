@@ -14,7 +14,20 @@ import typer
 
 from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
-from mcp_gateway.cli import accounts, admins, audit, budgets, keys, prices, providers, requests, routing, usage, users
+from mcp_gateway.cli import (
+    accounts,
+    admins,
+    audit,
+    budgets,
+    db,
+    keys,
+    prices,
+    providers,
+    requests,
+    routing,
+    usage,
+    users,
+)
 from mcp_gateway.cli.archive import archive_ledger
 from mcp_gateway.cli.desk import (
     FAULTS,
@@ -73,6 +86,7 @@ app.add_typer(routing.app, name="routing")
 app.add_typer(usage.app, name="usage")
 app.add_typer(users.app, name="users")
 app.add_typer(configuration, name="config")
+app.add_typer(db.app, name="db")
 
 
 def main() -> None:

@@ -3,12 +3,13 @@
 What is written into it and read from it goes by `core/engine.py`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mcp_gateway.core.engine import Engine
+from mcp_gateway.core.store.connection import Row
 
 
 class SchemaTooNew(Exception):
@@ -36,6 +37,42 @@ class Restored(NamedTuple):
     """How many entries the books had beyond that; None where they cannot be read."""
 
 
+class SchemaNumbers(NamedTuple):
+    """Of a database that was made, above 0."""
+
+    applied: int
+    latest: int
+    """That this version knows."""
+
+    def check(self) -> None:
+        """Raises SchemaTooNew."""
+        if self.applied > self.latest:
+            raise SchemaTooNew(
+                f"the database has schema {self.applied}, and this version knows none after {self.latest}: "
+                "use the version that wrote it, or a later one"
+            )
+
+
+class Contents(Protocol):
+    """All that a database has, as of one moment, but for what its engine keeps for itself."""
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[str]]:
+        """By table."""
+
+    def rows(self, table: str) -> Iterator[Row]:
+        """One by one, in the order in which they were made where that counts."""
+
+    def count(self, table: str) -> int:
+        """How many they are."""
+
+    def highest(self, table: str, column: str) -> int:
+        """The number that the database gave a row last, which no other may get; 0 where it gave none."""
+
+    def discrepancies(self) -> list[str]:
+        """In its books, all entries read."""
+
+
 class OpenDatabase(Engine, Protocol):
     """An engine, and the end of it."""
 
@@ -59,6 +96,12 @@ class GatewayDatabase(Protocol):
 
     def check(self) -> None:
         """Before a process opens it, and never once it has. Raises ForeignLog, OSError."""
+
+    def schema(self) -> SchemaNumbers:
+        """Which it has, and which it would get. Changes nothing. Raises DatabaseError."""
+
+    def faults(self) -> list[str]:
+        """What is wrong with it beneath the schema, in words. Changes nothing. Raises DatabaseError."""
 
     def upgrade_unless_served(self) -> None:
         """Bring its schema up to date, as a command may. Raises ServedByOlder, SchemaTooNew, DatabaseError."""
@@ -89,4 +132,16 @@ class GatewayDatabase(Protocol):
         """Put a copy of `backup` in its place, and what was there, with `others`, into the new folder `aside`.
 
         The caller holds the folder's lock. Raises NotRestorable, SchemaTooNew, DatabaseError, OSError.
+        """
+
+    def contents(self) -> AbstractContextManager[Contents]:
+        """For another engine, while nobody serves.
+
+        Raises AlreadyServed, FileNotFoundError, DatabaseError, SchemaTooNew.
+        """
+
+    def fill(self, contents: Contents) -> Mapping[str, int]:
+        """Take them over whole or not at all, where nothing was kept yet; how many rows each table got.
+
+        Raises AlreadyServed, DatabaseError, SchemaTooNew.
         """

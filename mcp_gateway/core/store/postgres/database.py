@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import asyncpg
 
 from mcp_gateway.core.engine import DatabaseError
-from mcp_gateway.core.store.database import NotRestorable, Restored, ServedByOlder
+from mcp_gateway.core.store.database import Contents, NotRestorable, Restored, SchemaNumbers, ServedByOlder
 from mcp_gateway.core.store.postgres.executors import EXECUTORS
 from mcp_gateway.core.store.postgres.faults import TakenOver, as_database_error
+from mcp_gateway.core.store.postgres.filling import faults_in, fill
 from mcp_gateway.core.store.postgres.link import PostgresLink, ThreadedPostgresLink, Where
 from mcp_gateway.core.store.postgres.migrations import migrate_database, schema_numbers
 from mcp_gateway.core.store.postgres.session import ANY_MAY_LIVE, END_ALL, LOCKS, SERVING, WriterSession
@@ -39,6 +41,14 @@ class PostgresDatabase:
 
     def check(self) -> None:
         """Nothing of it is in the folder."""
+
+    def schema(self) -> SchemaNumbers:
+        with self._link() as link:
+            return schema_numbers(link)
+
+    def faults(self) -> list[str]:
+        with self._link() as link:
+            return faults_in(link)
 
     def upgrade_unless_served(self) -> None:
         with self._link() as link:
@@ -93,6 +103,16 @@ class PostgresDatabase:
 
     def restore(self, backup: Path, aside: Path, others: Iterable[Path]) -> Restored:
         raise NotRestorable(f"the database {_TOOLS}")
+
+    def contents(self) -> AbstractContextManager[Contents]:
+        raise DatabaseError(f"the database {_TOOLS}")
+
+    def fill(self, contents: Contents) -> Mapping[str, int]:
+        with self._link() as link:
+            if not self._locked_within_patience(link):
+                raise AlreadyServed(_SERVED)
+            migrate_database(link)
+            return fill(link, contents)
 
     def _migrate_alone(self) -> None:
         """Once no other server works on it, which would know only its own schema."""

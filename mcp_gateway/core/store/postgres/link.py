@@ -139,6 +139,21 @@ class PostgresLink:
         self._run(prepared.statement.executemany(given, timeout=self._answer_s))
         self.total_changes += len(many)
 
+    def copy(self, table: str, columns: Mapping[str, str], rows: Iterable[Row]) -> None:
+        """Rows of these columns, by the types of these, as they come: however many, few are in memory."""
+        assert self._connection is not None
+        converts = [_CONVERTS.get(kind) for kind in columns.values()]
+        given = (
+            [
+                one if convert is None or one is None else convert(one)
+                for one, convert in zip(row, converts, strict=True)
+            ]
+            for row in rows
+        )
+        self._run(
+            self._connection.copy_records_to_table(table, records=given, columns=list(columns), timeout=self._answer_s)
+        )
+
     def cancel(self) -> None:
         """From another thread: give up what is asked now."""
         self._loop.call_soon_threadsafe(self._cancel_all)

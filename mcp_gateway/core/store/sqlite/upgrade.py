@@ -5,10 +5,10 @@ import sqlite3
 import time
 from pathlib import Path
 
-from mcp_gateway.core.store.database import ServedByOlder
+from mcp_gateway.core.store.database import SchemaNumbers, ServedByOlder
 from mcp_gateway.core.store.sole import AlreadyServed, sole_server
 from mcp_gateway.core.store.sqlite.faults import as_database_error
-from mcp_gateway.core.store.sqlite.migrations import Pending, migrate, pending
+from mcp_gateway.core.store.sqlite.migrations import migrate, pending
 from mcp_gateway.core.store.sqlite.private import keep_private
 from mcp_gateway.core.store.sqlite.space import let_it_shrink
 
@@ -33,7 +33,7 @@ def upgrade_unless_served(database: Path, patience_s: float = _PATIENCE_S) -> No
                 time.sleep(_POLL_S)
 
 
-def _words(lack: Pending, folder: Path) -> str:
+def _words(lack: SchemaNumbers, folder: Path) -> str:
     return (
         f"a server of an earlier version works on {folder}, with schema {lack.applied}; this version needs "
         f"{lack.latest}: restart the server with this version first, or use the command of the version that serves"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcp_gateway.core.engine import DatabaseError
-from mcp_gateway.core.store.database import SchemaTooNew
+from mcp_gateway.core.store.database import SchemaNumbers
 from mcp_gateway.core.store.postgres.link import PostgresLink
 from mcp_gateway.core.store.postgres.session import LOCKS, MIGRATING
 
@@ -24,11 +24,11 @@ class _Step(NamedTuple):
     sha256: str
 
 
-def schema_numbers(link: PostgresLink) -> tuple[int, int]:
+def schema_numbers(link: PostgresLink) -> SchemaNumbers:
     """What is applied, and the latest that this version knows. Changes nothing."""
     (is_made,) = link.execute(_MADE).fetchone()
     applied = link.execute("SELECT COALESCE(MAX(number), 0) FROM schema_migrations").fetchone()[0] if is_made else 0
-    return applied, max(_steps())
+    return SchemaNumbers(applied, max(_steps()))
 
 
 def migrate_database(link: PostgresLink) -> int:
@@ -61,12 +61,7 @@ def check_version(link: PostgresLink) -> None:
 
 
 def _check_history(applied: dict[int, str], steps: dict[int, _Step]) -> None:
-    latest = max(steps)
-    if applied and max(applied) > latest:
-        raise SchemaTooNew(
-            f"the database has schema {max(applied)}, and this version knows none after {latest}: "
-            "use the version that wrote it, or a later one"
-        )
+    SchemaNumbers(max(applied, default=0), max(steps)).check()
     for number, sha256 in applied.items():
         if steps[number].sha256 != sha256:
             raise DatabaseError(

@@ -5,9 +5,8 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from mcp_gateway.core.store.database import SchemaTooNew
+from mcp_gateway.core.store.database import SchemaNumbers
 
 logger = logging.getLogger(__name__)
 
@@ -20,17 +19,15 @@ _COPY_BYTES = 450
 """Of a row at most, in the database and in the log of the transaction."""
 
 
-class Pending(NamedTuple):
-    """The schema that a database has, and the later one that this version would give it."""
-
-    applied: int
-    latest: int
-
-
-def pending(connection: sqlite3.Connection) -> Pending | None:
-    """None where nothing is to be applied. Changes nothing."""
+def schema_numbers(connection: sqlite3.Connection) -> SchemaNumbers:
+    """What is applied, and the latest that this version knows. Changes nothing."""
     is_new = not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
-    found = Pending(0 if is_new else _applied(connection), max(_files()))
+    return SchemaNumbers(0 if is_new else _applied(connection), max(_files()))
+
+
+def pending(connection: sqlite3.Connection) -> SchemaNumbers | None:
+    """None where nothing is to be applied. Changes nothing."""
+    found = schema_numbers(connection)
     return found if found.applied < found.latest else None
 
 
@@ -39,11 +36,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY) STRICT")
     files = _files()
     applied = _applied(connection)
-    if applied > max(files):
-        raise SchemaTooNew(
-            f"the database has schema {applied}, and this version knows none after {max(files)}: "
-            "use the version that wrote it, or a later one"
-        )
+    SchemaNumbers(applied, max(files)).check()
     for number in sorted(number for number in files if number > applied):
         _apply(connection, number, files[number])
 

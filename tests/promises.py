@@ -1122,6 +1122,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/contract/test_listening.py",
                 "tests/core/store/postgres/test_outages.py",
                 "tests/core/store/postgres/test_batches.py",
+                "tests/engines/test_database_away.py",
                 "tests/core/store/postgres/test_replicas.py",
                 "tests/core/store/postgres/test_announcements.py",
                 "tests/core/store/postgres/test_wallets.py",

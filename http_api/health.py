@@ -104,6 +104,7 @@ class MetricsPage:
         needs_token: bool,
     ) -> None:
         self._metrics = metrics
+        metrics.refresh = self._refresh
         self._lifecycle = lifecycle
         self._ledger = ledger
         self._pool = pool
@@ -113,6 +114,10 @@ class MetricsPage:
 
     async def get(self, asked: Probe) -> bytes:
         self._check(asked.scope)
+        own = await self._metrics.told()
+        return own if self._metrics.told_by_all is None else await self._metrics.told_by_all(own)
+
+    def _refresh(self) -> None:
         metrics = self._metrics
         metrics.in_flight.set(self._lifecycle.in_flight)
         metrics.tasks.set(len(asyncio.all_tasks()))
@@ -132,7 +137,6 @@ class MetricsPage:
         metrics.model_available.clear()  # of those that are published no more
         for model in self._published.current.values():
             metrics.model_available.labels(model.id).set(self._pool.status_of(model) == "ready")
-        return await asyncio.to_thread(metrics.exposition)  # some 30 lines for each model that was asked
 
     def _check(self, scope: Scope) -> None:
         if self._operators.has_token(scope):

@@ -9,6 +9,7 @@ import socket
 import sys
 import sysconfig
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +18,7 @@ from http_api.connection import Bounds, Census
 from http_api.descriptors import most_connections, raise_limit
 from http_api.protected_resources import ProtectedResources
 from http_api.serve import on_hangup, outlive_signals, serve
+from http_api.worker_metrics import WorkerMetrics
 from mcp_gateway.core.audit.log import Actor
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
@@ -43,7 +45,22 @@ async def first_secret(gateway: Gateway, output: TextIO) -> str | None:
     return None if secret is None else secret.raw
 
 
-async def run(settings: Settings, load: Callable[[], Settings], *, desk_options: str = "") -> None:
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of several processes that serve one address; `sockets_folder` is where they ask each other for metrics."""
+
+    number: int
+    sockets_folder: Path
+    sockets: list[socket.socket]
+    is_told: bool
+    """Whether it prints what a newcomer needs: one does."""
+    serves: Callable[[], None]
+    """Is called once it does."""
+
+
+async def run(
+    settings: Settings, load: Callable[[], Settings], *, desk_options: str = "", worker: Worker | None = None
+) -> None:
     """Serve until a signal says to end; with `desk_options` commands work on this server's data, from anywhere.
 
     `load` reads the settings again, where somebody asks for that.
@@ -54,8 +71,16 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
     async with open_gateway(settings, load=load) as gateway:
         on_hangup(lambda: gateway.lifecycle.spawn(_reload(gateway)))
         door = mcp_door(gateway)
-        secret = await first_secret(gateway, sys.stdout)
-        async with door.run():
+        is_told = worker is None or worker.is_told
+        secret = await first_secret(gateway, sys.stdout) if is_told else None
+
+        def greet(host: str, port: int) -> None:
+            if is_told:
+                print(_greeting(gateway, base_url_of(settings, host, port), desk_options, secret), flush=True)
+            if worker is not None:
+                worker.serves()
+
+        async with door.run(), _metrics_beside(gateway, worker):
             gc.collect()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds
             gc.set_threshold(*_GC_THRESHOLDS)
@@ -72,10 +97,15 @@ async def run(settings: Settings, load: Callable[[], Settings], *, desk_options:
                 note_refusal=gateway.refusals.note,
                 announce_s=settings.drain_announce_s,
                 drain_timeout_s=settings.drain_timeout_s,
-                on_listening=lambda host, port: print(
-                    _greeting(gateway, base_url_of(settings, host, port), desk_options, secret), flush=True
-                ),
+                on_listening=greet,
+                sockets=None if worker is None else worker.sockets,
             )
+
+
+def _metrics_beside(gateway: Gateway, worker: Worker | None) -> contextlib.AbstractAsyncContextManager[None]:
+    if worker is None:
+        return contextlib.nullcontext()
+    return WorkerMetrics(worker.number, worker.sockets_folder).told(gateway.metrics)
 
 
 async def _reload(gateway: Gateway) -> None:

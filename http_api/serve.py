@@ -138,8 +138,12 @@ async def serve(
     announce_s: float,
     drain_timeout_s: float,
     on_listening: Callable[[str, int], None],
+    sockets: list[socket] | None = None,
 ) -> None:
-    """Serve until a signal says to end; `on_listening` is called with the address once the port is open."""
+    """Serve until a signal says to end; `on_listening` is called with the address once the port is open.
+
+    `sockets` are bound there already, where other processes listen, too.
+    """
     config = config_of(
         app,
         host=host,
@@ -149,7 +153,7 @@ async def serve(
         note_refusal=note_refusal,
         drain_timeout_s=drain_timeout_s,
     )
-    await DrainingServer(config, lifecycle, announce_s, drain_timeout_s, on_listening).serve()
+    await DrainingServer(config, lifecycle, announce_s, drain_timeout_s, on_listening).serve(sockets)
 
 
 def config_of(

@@ -1192,6 +1192,11 @@ AREAS: dict[str, Area] = {
                 "tests/core/test_loops.py",
                 "tests/doors/test_http_health.py::test_a_dead_background_loop_is_down_and_in_a_gauge",
             ],
+            "Several processes of one machine serve one address: one that dies is begun again, signals reach all, and metrics of all are told by each.": [
+                "tests/test_supervisor.py",
+                "tests/http_api/test_worker_metrics.py",
+                "tests/engines/test_workers.py",
+            ],
             "SIGTERM announces the end and lets answers finish; SIGHUP, SIGUSR1 and SIGUSR2 end nothing.": [
                 "tests/doors/test_http_draining.py",
                 "tests/core/test_lifecycle.py",

@@ -9,6 +9,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
+from mcp_gateway.cli.workers import check_nothing_waits
+from mcp_gateway.core.ledger.pending import PENDING
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.databases import migrated
 
@@ -145,3 +147,25 @@ def test_a_key_is_revoked_alone_or_with_those_that_it_made(data_dir: Path) -> No
     assert run("keys", "revoke", first).stdout == f"key {first} is revoked\n"
     assert run("keys", "revoke", first, "--with-made").stdout == f"key {first} is revoked, and 1 that it made\n"
     assert run("keys", "list").stdout.count(" revoked ") == 2
+
+
+def test_processes_need_both_engines_and_are_not_let_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = run("serve", "--workers", "2", "--data-dir", str(tmp_path))
+    assert asked.exit_code == 2
+    assert "needs database_url and valkey_url" in asked.stderr
+    monkeypatch.setenv("GATEWAY_DATABASE_URL", "postgresql:///gateway")
+    monkeypatch.setenv("GATEWAY_VALKEY_URL", "valkey://127.0.0.1")
+    asked = run("serve", "--workers", "2", "--data-dir", str(tmp_path))
+    assert (asked.exit_code, "not let yet" in asked.stderr) == (2, True)
+
+
+def test_settlements_that_no_worker_would_write_keep_them_from_beginning(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "worker-3"):
+        folder.mkdir(exist_ok=True)
+        (folder / PENDING).touch()
+        with pytest.raises(typer.Exit):
+            check_nothing_waits(tmp_path, 2)
+        (folder / PENDING).unlink()
+    (tmp_path / "worker-2").mkdir()
+    (tmp_path / "worker-2" / PENDING).touch()
+    check_nothing_waits(tmp_path, 2)

@@ -182,7 +182,8 @@ def connects(path: Path) -> bool:
 
 
 def test_the_gateway_connects_to_nobody_but_backends_stripe_an_issuer_and_the_servers_of_images_and_tools() -> None:
-    """These fetch by the transport of the backends. Valkey has the limits. The bridge and health are apart."""
+    """These fetch by the transport of the backends. Valkey has the limits. The bridge and health are apart,
+    and whoever looks up where it listens itself."""
     assert {name for name, path in MODULES.items() if connects(path)} == {
         "mcp_gateway.core.upstream.transport.transport",
         "mcp_gateway.core.image_fetching.resolver",
@@ -191,6 +192,7 @@ def test_the_gateway_connects_to_nobody_but_backends_stripe_an_issuer_and_the_se
         "mcp_gateway.core.payments.stripe_api",
         "mcp_gateway.core.valkey.client",
         "mcp_gateway.health",
+        "http_api.listening",
         "bridge.mcp_stdio_bridge",
     }
 

@@ -47,6 +47,7 @@ from mcp_gateway.cli.reconcile import reconcile_ledger
 from mcp_gateway.cli.restore import restore_backup
 from mcp_gateway.cli.revenue import show_revenue
 from mcp_gateway.cli.service import switch_maintenance, tell_incident
+from mcp_gateway.cli.workers import MOST_WORKERS, serve_by_workers
 from mcp_gateway.core.config import ConfigError, Settings, file_in_force, load_settings, passed_over
 from mcp_gateway.core.gateway import Desk
 from mcp_gateway.core.ledger.pending import PENDING
@@ -114,17 +115,17 @@ def serve(
     data_dir: DataDirOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes; one, for now.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=MOST_WORKERS, help="Processes; one, for now.")] = 1,
 ) -> None:
     """Start the gateway."""
-    if workers != 1:
-        fail("limits and MCP sessions live in the process, so --workers must be 1")
     given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}
     options = {name: value for name, value in given.items() if value is not None}
     settings = settings_of(config, data_dir, options)
     configure_logging(settings.log_level, settings.log_format)
     if links := passed_over(os.environ):
         logger.warning(_PASSED_OVER, ", ".join(links))
+    if workers > 1:
+        serve_by_workers(workers, settings, config, options, _desk_options(config, settings))
     from http_api.program import run as run_server  # noqa: PLC0415 - its imports take longer than any other command
 
     load = partial(load_settings, config, environment_of(data_dir, options))

@@ -33,6 +33,10 @@ class _Text(logging.Formatter):
 class _Json(_Text):
     """One object a line, whatever the message holds."""
 
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
+
     def format(self, record: logging.LogRecord) -> str:
         facts = {
             "time": self.formatTime(record),
@@ -42,13 +46,26 @@ class _Json(_Text):
         }
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
-        written = {name: text.encode(errors="backslashreplace").decode() for name, text in facts.items()}
+        written: dict[str, str | int] = {
+            name: text.encode(errors="backslashreplace").decode() for name, text in facts.items()
+        }
+        if self._worker is not None:
+            written["worker"] = self._worker
         return orjson.dumps(written).decode()
 
 
-def formatter_of(form: LogFormat) -> logging.Formatter:
-    """What makes a line of a record."""
-    return _Json() if form == "json" else _Text("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+def formatter_of(form: LogFormat, worker: int | None = None) -> logging.Formatter:
+    """What makes a line of a record, of a worker process where one is named."""
+    if form == "json":
+        return _Json(worker)
+    named = "" if worker is None else f"worker {worker} "
+    return _Text(f"%(asctime)s %(levelname)-7s {named}%(name)s: %(message)s")
+
+
+def name_worker(number: int, form: LogFormat) -> None:
+    """Have each line that is logged from now on say which worker process it is of."""
+    for handler in logging.root.handlers:
+        handler.setFormatter(formatter_of(form, number))
 
 
 def configure_logging(level: str, form: LogFormat = "text") -> None:

@@ -1,10 +1,11 @@
 """Prometheus metrics of the gateway, in a registry of its own."""
 
+import asyncio
 import platform
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import accumulate, product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,6 +29,10 @@ class Metrics:
 
     def __init__(self, version: str = "", engine_version: str = "") -> None:
         self._registry = registry = CollectorRegistry()
+        self.refresh: Callable[[], None] = lambda: None
+        """Sets what is only looked up when somebody asks."""
+        self.told_by_all: Callable[[bytes], Awaitable[bytes]] | None = None
+        """Tells those of other worker processes beside these, where there are any."""
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         self._traffic = _Traffic()
@@ -205,6 +210,11 @@ class Metrics:
         """Count one fsync of the ledger; called by one thread alone."""
         self._traffic.fsyncs += 1
         self._traffic.fsync_s += duration_s
+
+    async def told(self) -> bytes:
+        """As of now, of this process."""
+        self.refresh()
+        return await asyncio.to_thread(self.exposition)  # some 30 lines for each model that was asked
 
     def exposition(self) -> bytes:
         """The Prometheus text format; may be made in a thread, beside requests that are counted."""

@@ -450,3 +450,20 @@ async def test_nobody_draws_of_a_lease_that_is_over(both: tuple[Replica, Replica
     assert await settled(two, running, 1000) == 1000
     assert await two.leases.give_back() == 7000
     assert await one.ledger.balance(account_id) == Balance(19_000)
+
+
+async def test_what_a_lease_that_is_over_left_is_given_to_who_needs_it(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    await one.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+    lease = lease_of("lea", account_id, "under", 8000, clock)
+    await one.leases.make(MakeBudgets((lease,)), one.store.write)
+    under = await one.ledger.hold("under", account_id, 1000, 1000, frozenset({"under"}))
+    assert await settled(one, under, 1000) == 1000
+    clock.now_ms += 60_000
+    hold = await two.ledger.hold("first", account_id, 8000, 8000)
+    assert await two.ledger.resize(hold, 9000, 9000)
+    assert await two.ledger.balance(account_id) == Balance(0, 0, 9000)

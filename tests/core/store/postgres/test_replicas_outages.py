@@ -97,12 +97,12 @@ async def test_what_was_told_is_charged_once_whatever_befalls_the_server(own: Po
                 )
         elif befalls == "frozen":
             with own.frozen():
-                await eventually(lambda: "ledger_unavailable" in load.refused)
+                await eventually(lambda: not one.store.is_available and not two.store.is_available)
         else:
             with Outside(url) as outside:
                 outside.rows("SELECT 1")
                 outside.run("BEGIN; SELECT 1 FROM wallets FOR UPDATE")
-                await eventually(lambda: "ledger_unavailable" in load.refused)
+                await eventually(lambda: bool(one.store.waiting and two.store.waiting))
                 outside.run("ROLLBACK")
         await load.have_told()
         await load.end()

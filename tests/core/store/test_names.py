@@ -88,3 +88,14 @@ async def test_names_stay(store: Store, sql: str) -> None:
     await write_records(store, recorded(1))
     with pytest.raises(DatabaseError, match="names"):
         await store.write(changing(sql))
+
+
+def test_what_is_noted_is_not_read_and_only_so_many_are_known(
+    transaction: Transaction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "_MOST", 2)
+    transaction.numbers.note([("a", None), ("b",)], {"a": 7, "b": 8})
+    assert transaction.numbers["a", None] == (7, None)
+    assert transaction.numbers[("b",)] == (8,)
+    transaction.numbers.note([("c",)], {"c": 9})
+    assert transaction.numbers == {("c",): (9,)}

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -27,6 +27,7 @@ from mcp_gateway.core.store.transaction import Executors, Transaction
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import record
 from tests.core.store.contract.trying import told
+from tests.patience import eventually
 from tests.postgres_server import Outside, postgres_server
 
 pytestmark = pytest.mark.engines
@@ -333,8 +334,9 @@ async def test_a_replica_s_batch_takes_from_what_it_is_allotted_where_that_is_en
         with Outside(url) as outside:
             allotted = [
                 ("acc_b", "wallet", "", 0, 100), ("acc_b", "window", "bud_2", 0, 100),
-                ("acc_a", "wallet", "", 0, 5), ("acc_a", "wallet", "", 2, 20),
+                ("acc_a", "wallet", "", 0, 5), ("acc_a", "wallet", "", 2, 20), ("acc_c", "wallet", "", 0, 1),
             ]  # fmt: skip
+            outside.run("INSERT INTO wallets VALUES ('acc_c', 1, 0, 0)")
             outside.add(
                 "INSERT INTO allotments VALUES (?, ?, ?, ?, ?, ?)", [(session.replica, *row) for row in allotted]
             )
@@ -344,8 +346,9 @@ async def test_a_replica_s_batch_takes_from_what_it_is_allotted_where_that_is_en
         stepped = session.stepped
         session.lost = [True] if is_lost else []
         drawn = Settle("req_00000002", "acc_a", Amount(5, ((2, 8),)), None)
-        written = [store.write(one, in_outage="wait") for one in (settled(1, cost_nano=30), drawn)]
-        assert list(await asyncio.gather(*written)) == [30, 13]
+        nothing = settled(4, "acc_c", 0)
+        written = [store.write(one, in_outage="wait") for one in (settled(1, cost_nano=30), drawn, nothing)]
+        assert list(await asyncio.gather(*written)) == [30, 13, 0]
         assert session.stepped == stepped
         version = facts[-1].version
         assert {fact[0]: fact for fact in facts if isinstance(fact, Allotted)} == {
@@ -354,7 +357,7 @@ async def test_a_replica_s_batch_takes_from_what_it_is_allotted_where_that_is_en
         }
         grants = GrantLeft(2, 492, 5000), GrantLeft(1, 100, None)
         left = WalletState("acc_a", 995, grants, version), WalletState("acc_b", 10**9 - 30, (), version)
-        assert facts[-2:] == list(left)
+        assert facts[-3:-1] == list(left)
         assert await store.write(settled(3, cost_nano=71)) == 71
         assert session.stepped == stepped + 1
 
@@ -442,3 +445,42 @@ async def test_what_waits_for_a_locked_wallet_as_the_store_is_closed_is_kept(url
         assert await store.write(settled(3)) == 1
         assert await store.close() == [late]
         assert waiting.cancelled()
+
+
+async def test_one_locked_wallet_after_the_other(url: str) -> None:
+    async with opened(url, WriterSession(url, is_server=False, lock_timeout_ms=50)) as store:
+        with Outside(url) as outside:
+            outside.run("BEGIN")
+            written = []
+            for number, account_id in enumerate(("acc_a", "acc_b")):
+                outside.rows("SELECT 1 FROM wallets WHERE account_id = ? FOR UPDATE", account_id)
+                written.append(store.write(settled(number, account_id), in_outage="wait"))
+                await store.write(AddRecord(record(f"req_of_{number}", "acc_c")))
+            store._writer._look_soon()
+            await eventually(lambda: store._writer._working is not None)
+            store._writer._look_soon()
+            outside.run("ROLLBACK")
+        assert list(await asyncio.gather(*written)) == [1, 1]
+
+
+class BlindSession(WriterSession):
+    """One whose connection is lost as it is asked which wallets are locked, once."""
+
+    is_lost = False
+
+    def locked_wallets(self, accounts: Iterable[str]) -> frozenset[str]:
+        if not self.is_lost:
+            self.is_lost = True
+            raise ConnectionResetError("lost")
+        return super().locked_wallets(accounts)
+
+
+async def test_a_connection_that_is_lost_as_locks_are_looked_for_puts_all_off(url: str) -> None:
+    async with opened(url, BlindSession(url, is_server=False, lock_timeout_ms=50)) as store:
+        with Outside(url) as outside:
+            outside.run("BEGIN")
+            outside.run("SELECT 1 FROM wallets WHERE account_id = 'acc_a' FOR UPDATE")
+            waiting, refused = store.write(settled(1, "acc_a"), in_outage="wait"), store.write(settled(2))
+            assert await outcome(refused) == "ledger_unavailable"
+            outside.run("ROLLBACK")
+        assert await waiting == 1

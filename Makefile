@@ -52,7 +52,7 @@ test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs th
 	@$(BIN)/python -m pytest -m "not slow and not program" --valkey tests/doors/test_http_limits.py tests/doors/test_mcp_bounds.py
 
 # what runs the lines and branches of inference, the ledger and the store
-COVERED := tests/core tests/contracts tests/test_restore.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
+COVERED := tests/core tests/contracts tests/test_restore.py tests/test_db_command.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
 	tests/doors/test_responses*.py tests/doors/test_embeddings*.py tests/doors/test_http_money.py \
 	tests/doors/test_http_failover.py tests/doors/test_tokens.py tests/doors/test_remote_images.py \
 	tests/doors/test_balance_held.py tests/doors/test_margins.py tests/doors/test_budgets.py \

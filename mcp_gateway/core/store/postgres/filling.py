@@ -99,9 +99,8 @@ def _in_order(link: PostgresLink, types: Mapping[str, object]) -> list[str]:
     """Those that others refer to before these."""
     needs: dict[str, set[str]] = {table: set() for table in types}
     for table, other in link.execute(_REFERENCES):
-        if table in needs and other in needs:
-            needs[table].add(other)
-    return list(TopologicalSorter(needs).static_order())
+        needs.setdefault(table, set()).add(other)
+    return [table for table in TopologicalSorter(needs).static_order() if table in types]
 
 
 def _make_room(link: PostgresLink, tables: list[str]) -> None:

@@ -183,6 +183,21 @@ def test_what_does_not_fit_leaves_the_new_database_new(folder: Path, url: str) -
             database_in(folder, url).fill(contents)
 
 
+def test_a_copy_that_is_not_whole_or_whose_books_do_not_agree_is_taken_back(folder: Path, url: str) -> None:
+    with database_in(folder).contents() as contents:
+        contents.count = lambda table: 70  # type: ignore[method-assign]
+        with pytest.raises(DatabaseError, match=r"has 70 rows, and its copy [01]"):
+            database_in(folder, url).fill(contents)
+    with changing(folder) as connection:
+        connection.execute("INSERT INTO wallets VALUES ('acc_guest', 1, 0, 0)")
+    with database_in(folder).contents() as contents:
+        assert len(contents.discrepancies()) == 1
+        with pytest.raises(DatabaseError, match="the books of the copy do not agree: a wallet differs"):
+            database_in(folder, url).fill(contents)
+    with Outside(url) as outside:
+        assert outside.rows("SELECT account_id FROM wallets") == []
+
+
 def test_the_command_says_what_it_has_done(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_DATA_DIR", str(folder))
     monkeypatch.chdir(folder)

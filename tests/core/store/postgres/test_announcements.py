@@ -25,7 +25,7 @@ from mcp_gateway.core.store.postgres.hearing import Hearing
 from mcp_gateway.core.store.postgres.session import WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from mcp_gateway.core.store.transaction import Executors, Transaction
-from tests.patience import eventually
+from tests.patience import eventually, settled
 from tests.postgres_server import Outside
 from tests.postgres_stores import lent_database
 
@@ -209,7 +209,7 @@ async def test_one_that_is_away_is_looked_for_again_and_one_that_is_there_is_ask
     assert not listening.is_up
     listening._url = url
     await unheard.wait()
-    await asyncio.sleep(0.02)
+    await settled()
     assert listening.is_up
     watching.cancel()
     await asyncio.wait([watching])

@@ -12,7 +12,7 @@ from mcp_gateway.core.ledger.ledger import SettlementPending
 from tests.clocks import MsClock
 from tests.core.ledger.replicas import Replica, account_in, cut_off, make_old, replica_at
 from tests.core.ledger.test_ledger import record
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, eventually, settled
 from tests.postgres_server import Outside, PostgresServer
 from tests.postgres_stores import NOTES
 
@@ -52,7 +52,7 @@ class Load:
             except GatewayError as refusal:
                 self.refused.add(refusal.code)
                 replica.ledger.release(name)
-                await asyncio.sleep(0.005)
+                await settled()
                 continue
             self.told[name] = await replica.ledger.settle(hold, 700 + number, record(name, self._account_id))
 

@@ -9,8 +9,11 @@ from typing import Any, get_args, get_type_hints
 import mcp_gateway.core
 from mcp_gateway.core import engine
 from mcp_gateway.core.engine import Read, Write
+from mcp_gateway.core.ledger import allotments
+from mcp_gateway.core.store.postgres.allotments import EXECUTORS as OF_REPLICAS
+from mcp_gateway.core.store.postgres.executors import EXECUTORS as OF_POSTGRES
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
-from mcp_gateway.core.store.transaction import Rows, Transaction
+from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 from tests.cases import each
 
 
@@ -41,18 +44,24 @@ def signature_of(function: Any) -> list[Any]:
     return list(get_type_hints(function).values())
 
 
-def test_each_write_has_one_executor_and_each_read_one() -> None:
-    carried_out = [*EXECUTORS.alone, *EXECUTORS.together]
-    assert sorted(map(str, carried_out)) == sorted(map(str, values_of(Write)))
-    assert sorted(map(str, EXECUTORS.reads)) == sorted(map(str, values_of(Read)))
+OF_REPLICAS_ALONE = [(kind, run) for kind, run in OF_REPLICAS.alone.items() if kind.__module__ == allotments.__name__]
 
 
-@each(("kind", "run"), list(EXECUTORS.alone.items()))
+@each(("executors", "missing"), [(EXECUTORS, {allotments.__name__}), (OF_POSTGRES, set())])
+def test_each_write_has_one_executor_and_each_read_one(executors: Executors, missing: set[str]) -> None:
+    """On each engine; a database that serves one gateway has no replicas."""
+    carried_out = {*executors.alone, *executors.together}
+    assert len(carried_out) == len(executors.alone) + len(executors.together)
+    assert carried_out == {one for one in values_of(Write) if one.__module__ not in missing}
+    assert set(executors.reads) == {one for one in values_of(Read) if one.__module__ not in missing}
+
+
+@each(("kind", "run"), [*EXECUTORS.alone.items(), *OF_REPLICAS_ALONE])
 def test_a_write_is_carried_out_by_what_takes_it_and_brings_what_it_says(kind: type, run: Any) -> None:
     assert signature_of(run) == [Transaction, kind, outcome_of(kind)]
 
 
-@each(("kind", "run"), list(EXECUTORS.together.items()))
+@each(("kind", "run"), [*EXECUTORS.together.items(), *OF_REPLICAS.together.items()])
 def test_neighbours_are_carried_out_by_what_takes_each_and_brings_what_it_says(kind: type, run: Any) -> None:
     transaction, writes, outcomes = signature_of(run)
     assert transaction is Transaction
@@ -62,6 +71,6 @@ def test_neighbours_are_carried_out_by_what_takes_each_and_brings_what_it_says(k
     assert set(get_args(said) or [said]) <= set(get_args(brought) or [brought or NoneType])
 
 
-@each(("kind", "answer"), list(EXECUTORS.reads.items()))
+@each(("kind", "answer"), [*EXECUTORS.reads.items(), *OF_REPLICAS.reads.items()])
 def test_a_read_is_answered_by_what_takes_it_and_brings_what_it_says(kind: type, answer: Any) -> None:
     assert signature_of(answer) == [Rows, kind, outcome_of(kind)]

@@ -143,10 +143,10 @@ class SharedLedger(Ledger):
             raise unavailable()
         by = Spender(holders, minimum_nano)
         purse, needed_nano = self._purse(account_id), self._refusals.needed_nano(by)
-        if purse.covers(by, max(needed_nano, maximum_nano), self._now_ms()):
-            hold = self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms(), by)
-            if hold is not None:
-                return hold
+        if purse.covers(by, max(needed_nano, maximum_nano), self._now_ms()) and (
+            hold := self._purses.place(purse, request_id, needed_nano, maximum_nano, self._now_ms(), by)
+        ):
+            return hold
         return await self._hold_after_reading(request_id, account_id, maximum_nano, by, self._hold_wait_s - waited_s)
 
     async def hold_if_ample(

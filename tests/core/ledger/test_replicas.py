@@ -1,13 +1,16 @@
 """Two replicas spend of the same wallets: exactly what there is, and nobody is refused for what nobody holds."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.allotments import AskForMoney
+from mcp_gateway.core.ledger import shared
+from mcp_gateway.core.ledger.allotments import AskForMoney, Draw, MoneyWanted
 from mcp_gateway.core.ledger.budget_book import Spender
 from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudgets
 from mcp_gateway.core.ledger.entries import Balance, HeldOf, Settle
@@ -17,6 +20,7 @@ from tests.clocks import MsClock
 from tests.core.ledger.replicas import Replica, account_in, cut_off, make_old, replica_at
 from tests.core.ledger.test_ledger import record
 from tests.databases import changing
+from tests.logged import lines_logged
 from tests.patience import eventually
 from tests.postgres_server import Outside, postgres_server
 from tests.postgres_stores import NOTES
@@ -467,3 +471,202 @@ async def test_what_a_lease_that_is_over_left_is_given_to_who_needs_it(
     hold = await two.ledger.hold("first", account_id, 8000, 8000)
     assert await two.ledger.resize(hold, 9000, 9000)
     assert await two.ledger.balance(account_id) == Balance(0, 0, 9000)
+
+
+# Whoever is quicker, and what is away
+
+
+def is_too_late(replica: Replica, account_id: str, times: int) -> None:
+    """So often, what it draws is gone before it can be held."""
+    draw_all, left = replica.ledger._draw_all, iter(range(times))
+
+    async def drawn(*asked: Any) -> bool:
+        is_covered = await draw_all(*asked)
+        if next(left, None) is not None:
+            await replica.ledger._return_surplus([account_id])
+        return is_covered
+
+    replica.ledger._draw_all = drawn  # type: ignore[method-assign, assignment]
+
+
+async def test_who_finds_what_it_drew_gone_draws_again_and_not_for_ever(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, _ = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    is_too_late(one, account_id, 3)
+    hold = await one.ledger.hold("first", account_id, 1000, 1000)
+    is_too_late(one, account_id, 3)
+    assert await one.ledger.resize(hold, 2000, 2000)
+    is_too_late(one, account_id, 20)
+    assert not await one.ledger.resize(hold, 3000, 3000)
+    is_too_late(one, account_id, 20)
+    assert await placed(one, account_id, "second", 1000) == "balance_held"
+    assert await one.ledger.balance(account_id) == Balance(8000, 0, 2000)
+
+
+async def test_a_hold_is_not_drawn_for_for_ever_while_budgets_change(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    write, names = one.store.write, iter(range(1000))
+
+    async def written(asked: Any, **how: Any) -> Any:
+        if isinstance(asked, Draw):
+            budget = Budget(f"bud {next(names)}", account_id, account_id, 5000, "total")
+            await two.store.write(MakeBudgets((budget,)))
+        return await write(asked, **how)
+
+    one.store.write = written  # type: ignore[method-assign, assignment]
+    assert await placed(one, account_id, "first", 1000) == "balance_held"
+    one.store.write = write  # type: ignore[method-assign]
+    assert next(names) == 20
+    assert isinstance(await placed(one, account_id, "second", 1000), Hold)
+
+
+async def test_a_request_waits_on_once_the_other_has_said_that_it_holds_all(url: str, clock: MsClock) -> None:
+    async with replica_at(url, clock, hold_wait_s=60.0) as one, replica_at(url, clock) as two:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 10_000, "paid")
+        hold = await two.ledger.hold("second", account_id, 10_000, 10_000)
+        waiting = asyncio.ensure_future(one.ledger.hold("first", account_id, 9000, 9000))
+        await eventually(lambda: one.ledger._wait_list)
+        assert await settled(two, hold, 500) == 500
+        assert (await waiting).amount_nano == 9000
+
+
+async def test_while_the_database_is_away_what_is_allotted_is_what_there_is(
+    both: tuple[Replica, Replica], clock: MsClock, url: str
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    hold = await two.ledger.hold("second", account_id, 1000, 1000)
+    with Outside(url) as outside:
+        async with cut_off(two, outside):
+            await eventually(lambda: not two.store.is_available)
+            assert not await two.ledger.resize(hold, 1001, 9000)
+            assert await two.ledger.resize(hold, 1000, 9000)
+            written = record("second", account_id)
+            settling = asyncio.ensure_future(two.ledger.settle(hold, 9000, written, may_exceed=True))
+            await eventually(lambda: two.store.waiting)
+        charged_nano = await settling
+    assert charged_nano == hold.amount_nano == 1000
+    assert await one.ledger.balance(account_id) == Balance(9000)
+
+
+# What is done beside requests
+
+
+async def test_who_is_to_know_that_others_have_heard_while_another_is_asks_after_it(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    heard: list[int] = []
+
+    def hear(wanted: MoneyWanted) -> None:
+        heard.append(wanted.replica)
+        two.ledger._money_wanted(wanted)
+
+    two.store.listen(MoneyWanted, hear)
+    await asyncio.gather(*(one.ledger.have_heard(account_id) for _ in range(3)))
+    assert heard == [one.id] * 3
+    assert one.ledger._asked == {}
+    assert one.ledger._silent == {}
+
+
+async def test_what_is_idle_and_what_the_dead_have_goes_back_by_itself(
+    url: str, clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "_IDLE_S", 0.001)
+    monkeypatch.setattr(shared, "_WANTED_S", 0.0)
+    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+        account_id = await account_in(one.store, clock)
+        await one.ledger.credit(account_id, 1_000_000, "paid")
+        hold = await one.ledger.hold("first", account_id, 1000, 1000)
+        await two.ledger.hold("second", account_id, 1000, 1000)
+        await two.ledger.have_heard(account_id)
+        with Outside(url) as outside:
+            async with cut_off(two, outside):
+                make_old(outside, two.id)
+                watching = asyncio.ensure_future(one.ledger.watch_allotments())
+                await eventually(lambda: outside.rows("SELECT DISTINCT replica FROM allotments") == [(one.id,)])
+            assert await settled(one, hold, 1000) == 1000
+            await eventually(lambda: not outside.rows(f"SELECT 1 FROM allotments WHERE replica = {one.id}"))
+        await eventually(lambda: not one.ledger._shared_list.wanted)
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def test_what_comes_free_at_once_goes_back_in_one_write(both: tuple[Replica, Replica], clock: MsClock) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 10_000, "paid")
+    holds = [await two.ledger.hold(f"{number}", account_id, 5000, 5000) for number in range(2)]
+    assert await placed(one, account_id, "early", 10_000) == "balance_held"
+    assert await two.ledger.resize(holds[0], 5000, 5000)  # as it is
+    for hold in holds:
+        two.ledger.release(hold.request_id)
+    await eventually(lambda: not two.ledger._purse(account_id).is_needed)
+    assert isinstance(await placed(one, account_id, "first", 10_000), Hold)
+
+
+async def test_what_a_request_is_about_to_hold_is_kept_for_it_unless_another_replica_comes_first(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, _ = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 1_000_000, "paid")
+    await one.ledger.hold("first", account_id, 1000, 1000)
+    purse, write, seen = one.ledger._purse(account_id), one.store.write, []
+
+    def written(asked: Any, **how: Any) -> Any:
+        seen.append((purse.surplus(), purse.surplus(yields=True)))
+        return write(asked, **how)
+
+    left = purse.surplus()
+    one.store.write = written  # type: ignore[method-assign, assignment]
+    await one.ledger.hold("second", account_id, 500_000, 500_000)
+    one.store.write = write  # type: ignore[method-assign]
+    assert left
+    assert seen == [({}, left)]
+
+
+async def test_what_cannot_be_given_back_any_more_is_logged(url: str, clock: MsClock) -> None:
+    async with replica_at(url, clock) as one:
+        account_id = await account_in(one.store, clock)
+        await one.store.close()
+        with lines_logged(logging.ERROR) as lines:
+            one.ledger._money_wanted(MoneyWanted(account_id, 0))
+            await eventually(lambda: lines)
+    assert lines == ["what is allotted could not be given back: RuntimeError"]
+
+
+async def test_grants_that_others_hold_are_told_as_such(both: tuple[Replica, Replica], clock: MsClock) -> None:
+    one, two = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.grant(account_id, 1000, "given")
+    await one.ledger.credit(account_id, 1000, "paid")
+    await two.ledger.hold("second", account_id, 1500, 1500)
+    assert await one.ledger.held_by_all() == {account_id: HeldOf(500, 1000, 0)}
+
+
+async def test_of_an_account_that_thousands_spend_all_are_drawn_for_anew_now_and_then(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, _ = both
+    account_id = await account_in(one.store, clock)
+    await one.ledger.credit(account_id, 1_000_000, "paid")
+    await one.ledger.hold("first", account_id, 100, 100)
+    purse = one.ledger._purse(account_id)
+    for number in range(999):
+        purse.know_spender(frozenset({f"{number}"}))
+    assert purse.covers(Spender(), 100, clock.now_ms)
+    purse.know_spender(frozenset({"one more"}))
+    assert not purse.covers(Spender(), 100, clock.now_ms)
+    await one.ledger.hold("second", account_id, 100, 100)
+    assert purse.covers(Spender(), 100, clock.now_ms)

@@ -602,13 +602,18 @@ async def test_what_is_idle_and_what_the_dead_have_goes_back_by_itself(
         await asyncio.wait([watching])
 
 
-async def test_what_comes_free_at_once_goes_back_in_one_write(both: tuple[Replica, Replica], clock: MsClock) -> None:
+async def test_what_comes_free_at_once_goes_back_in_one_write(
+    both: tuple[Replica, Replica], clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "_WANTED_S", 600.0)
     one, two = both
     account_id = await account_in(one.store, clock)
     await one.ledger.credit(account_id, 10_000, "paid")
     holds = [await two.ledger.hold(f"{number}", account_id, 5000, 5000) for number in range(2)]
     assert await placed(one, account_id, "early", 10_000) == "balance_held"
     assert await two.ledger.resize(holds[0], 5000, 5000)  # as it is
+    await two.ledger.return_idle()
+    assert two.ledger._shared_list.wanted.keys() == {account_id}
     for hold in holds:
         two.ledger.release(hold.request_id)
     await eventually(lambda: not two.ledger._purse(account_id).is_needed)

@@ -277,6 +277,7 @@ AREAS: dict[str, Area] = {
             ],
             "Several servers of one database spend exactly what a wallet, a budget or a lease has, refuse nobody for money that nobody holds, and take what a dead one held once.": [
                 "tests/core/ledger/test_replicas.py",
+                "tests/core/ledger/test_replicas_of_leases.py",
                 "tests/core/ledger/test_replicas_life.py",
                 "tests/core/store/postgres/test_replicas_outages.py",
             ],

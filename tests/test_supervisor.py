@@ -29,7 +29,7 @@ def work(number, is_first, serves):
     serves()
     exec(THEN)
     while True:
-        signal.pause()
+        time.sleep(0.01)  # signal.pause would miss what comes just before it
 
 STATUS, DO, THEN = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.exit(supervisor.Supervisor(2, work).run())

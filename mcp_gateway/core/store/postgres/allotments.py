@@ -171,8 +171,7 @@ class _Accounts:
             of_pocket = self._pockets[account_id]
             self._pockets[account_id] = without(of_pocket, of_money(pocket, charge))
         for window in windows:
-            if window in self._rooms:
-                self._rooms[window] -= charge.amount_nano
+            self._rooms[window] = self._rooms.get(window, 0) - charge.amount_nano
 
     def know_windows(self, windows: Iterable[Spent]) -> None:
         """Also of budgets that have ended, for what was delivered before."""
@@ -312,9 +311,7 @@ def _own_amounts(
 
 
 def _return(transaction: Transaction, write: ReturnAllotted) -> None:
-    replica = transaction.replica
-    if replica is None:
-        return
+    replica = transaction.replica or 0
     _lower(transaction, replica, write.amounts)
     left = _own_amounts(transaction, replica, (account_id for account_id, _ in write.amounts))
     for account_id, (amounts, expiries) in left.items():

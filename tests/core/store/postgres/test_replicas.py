@@ -1,5 +1,6 @@
 """Several servers on one database: each is a row that lives while its session does, and for a grace after that."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.store.postgres.database import PostgresDatabase
 from mcp_gateway.core.store.postgres.executors import EXECUTORS
-from mcp_gateway.core.store.postgres.session import BEAT_S, DECLARE_OVER, GRACE_S, WriterSession
+from mcp_gateway.core.store.postgres.faults import TakenOver
+from mcp_gateway.core.store.postgres.session import BEAT_S, DECLARE_OVER, GRACE_S, LOCKS, WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from mcp_gateway.core.store.sole import AlreadyServed
 from tests.clocks import MsClock
@@ -182,3 +184,26 @@ async def test_who_writes_no_more_is_told_when_nobody_hears_its_beat(url: str) -
         outside.run("ALTER TABLE others RENAME TO writers")
         await store.write(Note("two"), in_outage="wait")
     await store.close()
+
+
+async def test_nobody_serves_by_a_row_that_another_session_has_locked(url: str) -> None:
+    with Outside(url) as outside:
+        [(last,)] = outside.rows("SELECT last_value FROM writers_id_seq")
+        for number in (last, last + 1):  # as a row may have been made before, or none
+            outside.rows("SELECT pg_advisory_lock(CAST(? AS integer), CAST(? AS integer))", LOCKS + 1, number)
+        with pytest.raises(TakenOver):
+            await opened(session_at(url), url)
+
+
+async def test_what_cannot_be_read_as_of_a_moment_leaves_no_transaction_open(url: str) -> None:
+    def ask() -> None:
+        session.open()
+        with pytest.raises(ZeroDivisionError):
+            session.as_of_now(lambda: 1 // 0)
+        assert not session.link.is_open
+        session.link.look()  # and there is nothing to look at
+        assert not session.link.is_open
+        session.close()
+
+    session = session_at(url)
+    await asyncio.to_thread(ask)

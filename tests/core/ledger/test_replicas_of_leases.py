@@ -3,7 +3,7 @@
 import pytest
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.ledger.budgets import Lease, MakeBudgets
+from mcp_gateway.core.ledger.budgets import Lease, MakeBudgets, ReturnLeases
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.rules import Amount
 from tests.clocks import MsClock
@@ -60,14 +60,16 @@ async def test_a_lease_returns_with_what_was_allotted_of_it_and_not_while_anothe
     one, two = both
     account_id = await with_group(one, clock)
     await one.leases.make(MakeBudgets((lease_of("lea", account_id, "under", 8000, clock),)), one.store.write)
-    of_one = await one.ledger.hold("one", account_id, 1000, 1000, UNDER)
+    await one.ledger.hold("one", account_id, 1000, 1000, UNDER)
     of_two = await two.ledger.hold("two", account_id, 1000, 1000, UNDER)
-    assert await settled(one, of_one, 1000) == 1000
+    one.ledger.release("one")
     assert await one.leases.end(account_id, "lea")
+    assert await one.store.write(ReturnLeases(account_id, ("lea",))) == 0
     assert (await one.ledger.balance(account_id)).spendable_nano == 2000  # the other still holds of it
     assert await settled(two, of_two, 1000) == 1000
-    await two.leases.give_back()
-    assert await one.ledger.balance(account_id) == Balance(8000)
+    await two.give_back_idle()
+    assert await one.store.write(ReturnLeases(account_id, ("lea",))) == 7000
+    assert await one.ledger.balance(account_id) == Balance(9000)
 
 
 async def test_what_is_given_back_and_what_costs_nothing_goes_beside_what_is_charged(

@@ -9,13 +9,12 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.engine import Read
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger.budgets import BudgetWindow, span_at
 from mcp_gateway.core.observe.history import TotalsOfHours, TotalsOfRequests
 from tests.cases import each
-from tests.databases import store_of
+from tests.databases import reads_of, store_of
 from tests.recorded import recorded, write_records
 from tests.serving import FREE, PRICED, Door, open_door
 
@@ -152,14 +151,7 @@ async def test_each_window_of_what_a_key_has_spent_begins_with_its_first_midnigh
     rows = [recorded(at, account_id=account, key_id=own.id, cost_nano=cost) for at, cost in costs.items()]
     store = store_of(door.gateway)
     await write_records(store, *rows)
-    asked: list[Read[Any]] = []
-    read = store.read
-
-    async def noted(one: Read[Any]) -> object:
-        asked.append(one)
-        return await read(one)
-
-    monkeypatch.setattr(store, "read", noted)
+    asked = reads_of(store, monkeypatch)
     data = await key_told(door, key)
     assert len([one for one in asked if isinstance(one, TotalsOfHours | TotalsOfRequests)]) == 1
     for window, start in starts.items():

@@ -107,7 +107,7 @@ async def test_what_somebody_else_publishes_or_repeats_is_not_heard(valkey_url: 
         other.replica._take(data)
 
     assert isinstance(other.replica._channels._link, ChannelLink)
-    other.replica._channels._link._hear = hear
+    other.replica._channels._link._reader._hear = hear
     one.replica.tell_all(b"once")
     await eventually(lambda: other.news == [b"once"])
     with lines_logged(logging.WARNING) as lines:

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import hiredis
 
@@ -21,29 +22,27 @@ Hear = Callable[[bytes], None]
 """Is told of what was published, on whichever of its channels."""
 
 
+class _ChannelReader(hiredis.Reader):
+    """Reads answers, and has what was published between them heard."""
+
+    def __init__(self, hear: Hear) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def gets(self, *args: Any) -> Any:
+        while isinstance(answer := super().gets(*args), list) and answer[0] == b"message":
+            self._hear(answer[2])
+        return answer
+
+
 class ChannelLink(Link):
     """One connection to Valkey that has subscribed: between answers comes what was published."""
 
+    _reader: _ChannelReader
+
     def __init__(self, answer_s: float, hear: Hear) -> None:
         super().__init__(answer_s)
-        self._hear = hear
-
-    def data_received(self, data: bytes) -> None:
-        reader, waiting = self._reader, self._waiting
-        try:
-            reader.feed(data)
-            while (answer := reader.gets()) is not False:
-                if isinstance(answer, list) and answer[0] == b"message":
-                    self._hear(answer[2])
-                    continue
-                asked = waiting.popleft()
-                if isinstance(answer, Exception):
-                    return self._refused(str(answer), asked)
-                future = asked[2]
-                if future is not None and not future.done():
-                    future.set_result(answer)
-        except (hiredis.ProtocolError, IndexError):
-            self.abort("what it answers is not understood")
+        self._reader = _ChannelReader(hear)
 
 
 class Channels(Valkey):

@@ -12,7 +12,7 @@ from mcp_gateway.core.store.postgres.executors import EXECUTORS
 from mcp_gateway.core.store.postgres.session import DECLARE_OVER, WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from tests.clocks import MsClock
-from tests.databases import FOR_TESTS
+from tests.databases import FOR_TESTS, changing
 from tests.patience import eventually
 from tests.postgres_server import Outside
 
@@ -69,6 +69,20 @@ async def account_in(store: PostgresStore, clock: MsClock) -> str:
     return (await Accounts(store, new_id=new_id, now_ms=clock).create("someone")).id
 
 
+async def paid_account(replica: Replica, clock: MsClock, credit_nano: int) -> str:
+    """An account with so much money."""
+    account_id = await account_in(replica.store, clock)
+    await replica.ledger.credit(account_id, credit_nano, "paid")
+    return account_id
+
+
+async def account_with_group(replica: Replica, clock: MsClock, credit_nano: int = 10_000) -> str:
+    """The same with a group of keys, `under`."""
+    account_id = await paid_account(replica, clock, credit_nano)
+    await replica.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+    return account_id
+
+
 async def end_session(session: WriterSession, outside: Outside) -> None:
     """Its connection ends, and it is not told before it asks for something."""
     process_id = session.link.process_id
@@ -82,4 +96,4 @@ def make_old(outside: Outside, replica: int) -> None:
     outside.rows("UPDATE writers SET at = now() - interval '1 hour' WHERE id = ? RETURNING id", replica)
 
 
-__all__ = ["DECLARE_OVER", "Replica", "account_in", "end_session", "make_old", "replica_at"]
+__all__ = ["DECLARE_OVER"]

@@ -17,7 +17,15 @@ from mcp_gateway.core.ledger.entries import Balance, HeldOf, Settle
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.store.postgres.database import PostgresDatabase
 from tests.clocks import MsClock
-from tests.core.ledger.replicas import Replica, account_in, cut_off, make_old, replica_at
+from tests.core.ledger.replicas import (
+    Replica,
+    account_in,
+    account_with_group,
+    cut_off,
+    make_old,
+    paid_account,
+    replica_at,
+)
 from tests.core.ledger.test_ledger import record
 from tests.databases import changing
 from tests.logged import lines_logged
@@ -79,8 +87,7 @@ async def test_of_two_hundred_holds_at_once_a_wallet_for_ten_has_ten(
 
 async def test_what_one_does_not_hold_the_other_gets(both: tuple[Replica, Replica], clock: MsClock) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 1_000_000, "paid")
+    account_id = await paid_account(one, clock, 1_000_000)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     assert one.ledger._purse(account_id).surplus()  # more than was asked for
     all_of_it = await two.ledger.hold("second", account_id, 999_000, 999_000)
@@ -92,8 +99,7 @@ async def test_what_one_does_not_hold_the_other_gets(both: tuple[Replica, Replic
 
 async def test_what_is_idle_goes_back(both: tuple[Replica, Replica], clock: MsClock, url: str) -> None:
     one, _ = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 1_000_000, "paid")
+    account_id = await paid_account(one, clock, 1_000_000)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     await one.give_back_idle()
     with Outside(url) as outside:
@@ -108,8 +114,7 @@ async def test_a_raise_draws_what_it_lacks_and_one_for_which_there_is_nothing_en
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
+    account_id = await paid_account(one, clock, 10_000)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     other = await two.ledger.hold("second", account_id, 1000, 1000)
     assert await one.ledger.resize(hold, 5000, 9000)
@@ -128,8 +133,7 @@ async def test_grants_are_spent_first_and_what_expires_is_taken_once_it_is_back(
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 1_000_000, "paid")
+    account_id = await paid_account(one, clock, 1_000_000)
     await two.ledger.grant(account_id, 500_000, "given", expires_at_ms=clock.now_ms + 1000)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     other = await two.ledger.hold("second", account_id, 400_000, 600_000)
@@ -147,8 +151,7 @@ async def test_grants_are_spent_first_and_what_expires_is_taken_once_it_is_back(
 
 async def test_what_a_dead_replica_had_is_taken_back_once_before_anybody_is_refused(url: str, clock: MsClock) -> None:
     async with replica_at(url, clock) as one:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 10_000, "paid")
+        account_id = await paid_account(one, clock, 10_000)
         with Outside(url) as outside:
             async with replica_at(url, clock) as two:
                 hold = await two.ledger.hold("second", account_id, 10_000, 10_000)
@@ -171,8 +174,7 @@ async def test_what_a_dead_replica_had_is_taken_back_once_before_anybody_is_refu
 
 async def test_one_that_is_taken_for_dead_covers_what_it_holds_anew(url: str, clock: MsClock) -> None:
     async with replica_at(url, clock) as one, replica_at(url, clock) as two:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 10_000, "paid")
+        account_id = await paid_account(one, clock, 10_000)
         hold = await two.ledger.hold("second", account_id, 5000, 5000)
         with Outside(url) as outside:
             async with cut_off(two, outside):
@@ -194,8 +196,7 @@ async def test_a_budget_that_one_makes_bounds_the_other_at_once_and_is_spent_exa
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000_000, "paid")
+    account_id = await paid_account(one, clock, 10_000_000)
     before = await two.ledger.hold("before", account_id, 1000, 1000)
     await one.leases.make(MakeBudgets((Budget("bud", account_id, account_id, 10_000, "day"),)), one.store.write)
     await eventually(lambda: not two.ledger._purse(account_id).covers(Spender(), 1, clock.now_ms))
@@ -224,8 +225,7 @@ async def test_a_budget_that_one_makes_bounds_the_other_at_once_and_is_spent_exa
 async def test_who_was_never_drawn_for_is_drawn_for_first(both: tuple[Replica, Replica], clock: MsClock) -> None:
     """So that a budget of a new key is known, whoever made it, before anything is spent."""
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000_000, "paid")
+    account_id = await paid_account(one, clock, 10_000_000)
     await one.ledger.hold("before", account_id, 1000, 1000)
     await two.store.write(changing("INSERT INTO key_groups VALUES ('grp', ?, 'team')", (account_id,)))
     await two.store.write(MakeBudgets((Budget("bud", account_id, "grp", 500, "total"),)))
@@ -274,9 +274,7 @@ async def test_a_lease_ends_while_the_other_holds_of_it_and_is_charged_what_it_d
     url: str, clock: MsClock
 ) -> None:
     async with replica_at(url, clock) as one, replica_at(url, clock) as two:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 10_000, "paid")
-        await one.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+        account_id = await account_with_group(one, clock)
         lease = lease_of("lea", account_id, "under", 8000, clock)
         await one.leases.make(MakeBudgets((lease,)), one.store.write)
         hold = await two.ledger.hold("first", account_id, 5000, 5000, frozenset({"under"}))
@@ -298,8 +296,7 @@ async def test_what_an_ended_replica_left_in_a_file_is_charged_of_what_it_was_al
     url: str, clock: MsClock
 ) -> None:
     async with replica_at(url, clock) as one:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 10_000, "paid")
+        account_id = await paid_account(one, clock, 10_000)
         with Outside(url) as outside:
             async with replica_at(url, clock) as two:
                 hold = await two.ledger.hold("second", account_id, 6000, 6000)
@@ -355,8 +352,7 @@ async def test_what_all_hold_is_told_by_account(both: tuple[Replica, Replica], c
 
 async def test_who_does_not_answer_is_waited_for_once(url: str, clock: MsClock) -> None:
     async with replica_at(url, clock) as one, replica_at(url, clock) as two:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 10_000, "paid")
+        account_id = await paid_account(one, clock, 10_000)
         await two.ledger.hold("second", account_id, 6000, 6000)
         two.store._hearing._hear = lambda _: None
         assert await placed(one, account_id, "first", 5000) == "balance_held"
@@ -367,8 +363,7 @@ async def test_who_does_not_answer_is_waited_for_once(url: str, clock: MsClock) 
 
 async def test_a_request_waits_for_what_the_other_holds(url: str, clock: MsClock) -> None:
     async with replica_at(url, clock, hold_wait_s=60.0) as one, replica_at(url, clock) as two:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 10_000, "paid")
+        account_id = await paid_account(one, clock, 10_000)
         hold = await two.ledger.hold("second", account_id, 6000, 6000)
         waiting = asyncio.ensure_future(one.ledger.hold("first", account_id, 9000, 9000))
         await eventually(lambda: account_id in two.ledger._shared_list.wanted)
@@ -381,8 +376,7 @@ async def test_what_is_ample_is_held_at_once_and_what_is_not_is_not(
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
+    account_id = await paid_account(one, clock, 10_000)
     hold = await one.ledger.hold_if_ample("first", account_id, 1000, 8000)
     assert hold is not None
     assert hold.amount_nano == 1000
@@ -402,8 +396,7 @@ async def test_what_exceeds_a_hold_is_charged_of_what_is_free_anywhere(
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
+    account_id = await paid_account(one, clock, 10_000)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     await two.ledger.hold("second", account_id, 2000, 2000)
     over = await one.ledger.settle(hold, 9000, record("first", account_id), may_exceed=True)
@@ -412,8 +405,7 @@ async def test_what_exceeds_a_hold_is_charged_of_what_is_free_anywhere(
 
 async def test_what_was_not_heard_is_read_again(both: tuple[Replica, Replica], clock: MsClock) -> None:
     one, _ = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 100_000, "paid")
+    account_id = await paid_account(one, clock, 100_000)
     await one.ledger.hold("first", account_id, 100, 100)
     assert one.ledger._purse(account_id).covers(Spender(), 100, clock.now_ms)
     one.ledger._unheard()
@@ -425,8 +417,7 @@ async def test_of_raises_at_once_each_gets_its_own_where_there_is_enough_for_all
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, _ = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 20_000, "paid")
+    account_id = await paid_account(one, clock, 20_000)
     await one.leases.make(MakeBudgets((Budget("bud", account_id, account_id, 20_000, "day"),)), one.store.write)
     holds = [await both[number % 2].ledger.hold(f"{number}", account_id, 100, 100) for number in range(20)]
     raised = [both[number % 2].ledger.resize(hold, 1000, 1000) for number, hold in enumerate(holds)]
@@ -439,9 +430,7 @@ async def test_of_raises_at_once_each_gets_its_own_where_there_is_enough_for_all
 
 async def test_nobody_draws_of_a_lease_that_is_over(both: tuple[Replica, Replica], clock: MsClock) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 20_000, "paid")
-    await one.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+    account_id = await account_with_group(one, clock, 20_000)
     lease = lease_of("lea", account_id, "under", 8000, clock)
     await one.leases.make(MakeBudgets((lease,)), one.store.write)
     under = frozenset({"under"})
@@ -460,9 +449,7 @@ async def test_what_a_lease_that_is_over_left_is_given_to_who_needs_it(
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
-    await one.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
+    account_id = await account_with_group(one, clock)
     lease = lease_of("lea", account_id, "under", 8000, clock)
     await one.leases.make(MakeBudgets((lease,)), one.store.write)
     under = await one.ledger.hold("under", account_id, 1000, 1000, frozenset({"under"}))
@@ -493,8 +480,7 @@ async def test_who_finds_what_it_drew_gone_draws_again_and_not_for_ever(
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, _ = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
+    account_id = await paid_account(one, clock, 10_000)
     is_too_late(one, account_id, 3)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     is_too_late(one, account_id, 3)
@@ -510,8 +496,7 @@ async def test_a_hold_is_not_drawn_for_for_ever_while_budgets_change(
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
+    account_id = await paid_account(one, clock, 10_000)
     write, names = one.store.write, iter(range(1000))
 
     async def written(asked: Any, **how: Any) -> Any:
@@ -529,8 +514,7 @@ async def test_a_hold_is_not_drawn_for_for_ever_while_budgets_change(
 
 async def test_a_request_waits_on_once_the_other_has_said_that_it_holds_all(url: str, clock: MsClock) -> None:
     async with replica_at(url, clock, hold_wait_s=60.0) as one, replica_at(url, clock) as two:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 10_000, "paid")
+        account_id = await paid_account(one, clock, 10_000)
         hold = await two.ledger.hold("second", account_id, 10_000, 10_000)
         waiting = asyncio.ensure_future(one.ledger.hold("first", account_id, 9000, 9000))
         await eventually(lambda: one.ledger._wait_list)
@@ -542,8 +526,7 @@ async def test_while_the_database_is_away_what_is_allotted_is_what_there_is(
     both: tuple[Replica, Replica], clock: MsClock, url: str
 ) -> None:
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
+    account_id = await paid_account(one, clock, 10_000)
     hold = await two.ledger.hold("second", account_id, 1000, 1000)
     with Outside(url) as outside:
         async with cut_off(two, outside):
@@ -585,8 +568,7 @@ async def test_what_is_idle_and_what_the_dead_have_goes_back_by_itself(
     monkeypatch.setattr(shared, "_IDLE_S", 0.001)
     monkeypatch.setattr(shared, "_WANTED_S", 0.0)
     async with replica_at(url, clock) as one, replica_at(url, clock) as two:
-        account_id = await account_in(one.store, clock)
-        await one.ledger.credit(account_id, 1_000_000, "paid")
+        account_id = await paid_account(one, clock, 1_000_000)
         hold = await one.ledger.hold("first", account_id, 1000, 1000)
         await two.ledger.hold("second", account_id, 1000, 1000)
         await two.ledger.have_heard(account_id)
@@ -607,8 +589,7 @@ async def test_what_comes_free_at_once_goes_back_in_one_write(
 ) -> None:
     monkeypatch.setattr(shared, "_WANTED_S", 600.0)
     one, two = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 10_000, "paid")
+    account_id = await paid_account(one, clock, 10_000)
     holds = [await two.ledger.hold(f"{number}", account_id, 5000, 5000) for number in range(2)]
     assert await placed(one, account_id, "early", 10_000) == "balance_held"
     assert await two.ledger.resize(holds[0], 5000, 5000)  # as it is
@@ -624,8 +605,7 @@ async def test_what_a_request_is_about_to_hold_is_kept_for_it_unless_another_rep
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, _ = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 1_000_000, "paid")
+    account_id = await paid_account(one, clock, 1_000_000)
     await one.ledger.hold("first", account_id, 1000, 1000)
     purse, write, seen = one.ledger._purse(account_id), one.store.write, []
 
@@ -664,8 +644,7 @@ async def test_of_an_account_that_thousands_spend_all_are_drawn_for_anew_now_and
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, _ = both
-    account_id = await account_in(one.store, clock)
-    await one.ledger.credit(account_id, 1_000_000, "paid")
+    account_id = await paid_account(one, clock, 1_000_000)
     await one.ledger.hold("first", account_id, 100, 100)
     purse = one.ledger._purse(account_id)
     for number in range(999):

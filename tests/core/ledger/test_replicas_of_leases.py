@@ -7,10 +7,9 @@ from mcp_gateway.core.ledger.budgets import Lease, MakeBudgets, ReturnLeases
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.ledger.rules import Amount
 from tests.clocks import MsClock
-from tests.core.ledger.replicas import Replica, account_in, cut_off, make_old, replica_at
+from tests.core.ledger.replicas import Replica, account_with_group, cut_off, make_old, replica_at
 from tests.core.ledger.test_ledger import record
 from tests.core.ledger.test_replicas import both, lease_of, settled, url
-from tests.databases import changing
 from tests.postgres_server import Outside
 
 __all__ = ["both", "url"]
@@ -19,19 +18,11 @@ pytestmark = pytest.mark.engines
 UNDER = frozenset({"under"})
 
 
-async def with_group(replica: Replica, clock: MsClock) -> str:
-    """An account with money, and a group of keys."""
-    account_id = await account_in(replica.store, clock)
-    await replica.ledger.credit(account_id, 10_000, "paid")
-    await replica.store.write(changing("INSERT INTO key_groups VALUES ('under', ?, 'x')", (account_id,)))
-    return account_id
-
-
 async def test_what_a_replica_that_was_taken_for_dead_delivered_of_a_lease_is_charged_of_that(
     url: str, clock: MsClock
 ) -> None:
     async with replica_at(url, clock) as one, replica_at(url, clock) as two:
-        account_id = await with_group(one, clock)
+        account_id = await account_with_group(one, clock)
         lease = lease_of("lea", account_id, "under", 8000, clock)
         await one.leases.make(MakeBudgets((lease,)), one.store.write)
         hold = await two.ledger.hold("first", account_id, 5000, 5000, UNDER)
@@ -46,7 +37,7 @@ async def test_what_a_replica_that_was_taken_for_dead_delivered_of_a_lease_is_ch
 
 async def test_a_lease_whose_money_is_not_set_aside_is_not_made(both: tuple[Replica, Replica], clock: MsClock) -> None:
     one, _ = both
-    account_id = await with_group(one, clock)
+    account_id = await account_with_group(one, clock)
     lease = lease_of("lea", account_id, "under", 8000, clock)
     made = MakeBudgets((lease,), leases=(Lease("lea", (), "lea", Amount(8000)),))
     with pytest.raises(GatewayError, match="conflict"):
@@ -58,7 +49,7 @@ async def test_a_lease_returns_with_what_was_allotted_of_it_and_not_while_anothe
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, two = both
-    account_id = await with_group(one, clock)
+    account_id = await account_with_group(one, clock)
     await one.leases.make(MakeBudgets((lease_of("lea", account_id, "under", 8000, clock),)), one.store.write)
     await one.ledger.hold("one", account_id, 1000, 1000, UNDER)
     of_two = await two.ledger.hold("two", account_id, 1000, 1000, UNDER)
@@ -76,7 +67,7 @@ async def test_what_is_given_back_and_what_costs_nothing_goes_beside_what_is_cha
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:
     one, _ = both
-    account_id = await with_group(one, clock)
+    account_id = await account_with_group(one, clock)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     assert await settled(one, hold, 1000) == 1000
     free, dear = [await one.ledger.hold(name, account_id, 1000, 1000) for name in ("free", "dear")]

@@ -204,7 +204,7 @@ class Door:
 
     async def _read(self, shape: str, sql: str, parameters: Sequence[object]) -> Any:
         await self.gateway.ledger._store.flushed()
-        _, url = self.gateway.settings.database_place
+        url = self.gateway.settings.database_place.url
         if url is not None:
             from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
 

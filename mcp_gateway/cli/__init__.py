@@ -60,6 +60,7 @@ from mcp_gateway.core.text import shown
 
 logger = logging.getLogger(__name__)
 
+_WORKERS = "Processes at this address; more than one need database_url and valkey_url."
 _PASSED_OVER = (
     "passed over %s: a Service of that name brings them, not a setting (enableServiceLinks: false keeps them out)"
 )
@@ -115,7 +116,7 @@ def serve(
     data_dir: DataDirOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    workers: Annotated[int, typer.Option(min=1, max=MOST_WORKERS, help="Processes; one, for now.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=MOST_WORKERS, help=_WORKERS)] = 1,
 ) -> None:
     """Start the gateway."""
     given = {"GATEWAY_HOST": host, "GATEWAY_PORT": None if port is None else str(port)}

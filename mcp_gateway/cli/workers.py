@@ -21,9 +21,6 @@ from mcp_gateway.core.store.sole import AlreadyServed, sole_server
 logger = logging.getLogger(__name__)
 
 MOST_WORKERS = 128
-MAY_SHARE = False
-"""Whether several servers may have one database: not before what is due by the clock is done by one of them alone."""
-_NOT_YET = "several servers of one database are not let yet: --workers must be 1"
 _ALONE = (
     "--workers {} needs database_url and valkey_url: several processes have wallets, keys and sessions "
     "together in the one, and count limits together in the other"
@@ -36,10 +33,8 @@ def serve_by_workers(
     count: int, settings: Settings, config: Path | None, options: Mapping[str, str], desk_options: str
 ) -> NoReturn:
     """Serve until a signal says to end. Each worker has a folder in the data folder, which it finds again."""
-    if settings.database_url is None or settings.valkey_url is None:
+    if not settings.is_replica:
         fail(_ALONE.format(count))
-    if not MAY_SHARE:
-        fail(_NOT_YET)
     if sys.platform != "linux":
         fail(_ON_LINUX)
     from http_api.listening import reserved  # noqa: PLC0415 - the server's imports take long

@@ -15,7 +15,7 @@ from datetime import date
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -955,6 +955,17 @@ def _with_distinct_ids(models: tuple[ModelSettings, ...]) -> tuple[ModelSettings
     return models
 
 
+class DatabasePlace(NamedTuple):
+    """Where a database is."""
+
+    folder: Path
+    """Of what else a gateway keeps."""
+    url: str | None
+    """Of one that is elsewhere."""
+    is_shared: bool
+    """Whether several gateways may serve from it at once."""
+
+
 class Settings(Section):
     """The whole tree."""
 
@@ -1149,9 +1160,14 @@ class Settings(Section):
         return self
 
     @property
-    def database_place(self) -> tuple[Path, str | None]:
-        """The folder of what the gateway keeps, and the URL of a database that is elsewhere."""
-        return self.data_dir, None if self.database_url is None else self.database_url.get_secret_value()
+    def is_replica(self) -> bool:
+        """Whether it may be one of several on one database: limits are counted, and sessions kept, for all of them."""
+        return self.database_url is not None and self.valkey_url is not None
+
+    @property
+    def database_place(self) -> DatabasePlace:
+        url = None if self.database_url is None else self.database_url.get_secret_value()
+        return DatabasePlace(self.data_dir, url, self.is_replica)
 
     @property
     def oidc_audiences(self) -> tuple[str, ...]:

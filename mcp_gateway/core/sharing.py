@@ -22,8 +22,9 @@ class Sharing:
 
 async def sharing(settings: Settings, store: Engine) -> Sharing:
     """Those on one database and one Valkey are replicas of one gateway. Raises ConfigError."""
-    if settings.database_url is None or settings.valkey_url is None:
+    if not settings.is_replica:
         return Sharing()
+    assert settings.valkey_url is not None
     try:
         from mcp_gateway.core.valkey.replicas import ValkeyReplicas  # noqa: PLC0415 - hiredis is an extra
     except ModuleNotFoundError as error:

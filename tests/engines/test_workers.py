@@ -18,18 +18,6 @@ from tests.patience import PATIENCE_S, becomes, eventually
 from tests.postgres_stores import lent_database
 
 pytestmark = pytest.mark.engines
-_PROGRAM = """
-import sys
-from mcp_gateway.cli import main, workers
-from mcp_gateway.core.store.postgres import database
-workers.MAY_SHARE = True
-database.PostgresDatabase.__init__ = lambda self, *places, of=database.PostgresDatabase.__init__, **more: (
-    of(self, *places, **more | {"is_shared": True})
-)
-sys.argv[0] = "mcp-gateway"
-main()
-"""
-"""The program, as it is once several servers may have one database."""
 PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
 WORKERS = 2
 
@@ -43,7 +31,7 @@ async def workers(folder: Path, valkey_url: str) -> AsyncIterator[tuple[asyncio.
         environ["GATEWAY_DRAIN_ANNOUNCE_S"] = "0"
         with (folder.parent / "log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", _PROGRAM, "serve", "--workers", str(WORKERS), "--port", "0",
+                sys.executable, "-m", "mcp_gateway", "serve", "--workers", str(WORKERS), "--port", "0",
                 stdout=asyncio.subprocess.PIPE, stderr=log, env=environ,
             )  # fmt: skip
         assert process.stdout is not None

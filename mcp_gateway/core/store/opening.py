@@ -9,8 +9,11 @@ from mcp_gateway.core.store.sqlite.database import SqliteDatabase
 _MISSING = "GATEWAY_DATABASE_URL names PostgreSQL, for which asyncpg is needed: pip install 'mcp-gateway[postgres]'"
 
 
-def database_in(folder: Path, url: str | None = None) -> GatewayDatabase:
-    """The one at `url`, or else the folder's own, there or not. Raises DatabaseError where a package is missing."""
+def database_in(folder: Path, url: str | None = None, is_shared: bool = False) -> GatewayDatabase:
+    """The one at `url`, which servers may share; or else the folder's own. There or not.
+
+    Raises DatabaseError where a package is missing.
+    """
     if url is None:
         return SqliteDatabase(folder)
     try:
@@ -19,4 +22,4 @@ def database_in(folder: Path, url: str | None = None) -> GatewayDatabase:
         if error.name != "asyncpg":
             raise
         raise DatabaseError(_MISSING) from None
-    return PostgresDatabase(folder, url)
+    return PostgresDatabase(folder, url, is_shared=is_shared)

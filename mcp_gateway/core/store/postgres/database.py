@@ -25,6 +25,14 @@ _PATIENCE_S = 10.0
 _POLL_S = 0.05
 _EXCLUSIVE = "pg_try_advisory_lock"
 _SERVED = "another gateway already serves from this database; end it, or set GATEWAY_DATABASE_URL to another"
+_SERVED_AND_ALONE = (
+    "another gateway already serves from this database, and beside it limits would be counted twice: set "
+    "GATEWAY_VALKEY_URL for both, which then count them together, or end the other"
+)
+_SERVED_BY_ONE_ALONE = (
+    "a gateway without GATEWAY_VALKEY_URL already serves from this database, and beside it limits would be counted "
+    "twice: set it there, too, or end that one"
+)
 _TOOLS = "is PostgreSQL's: copy it with pg_dump, and replace it with pg_restore while no gateway serves"
 
 
@@ -78,7 +86,7 @@ class PostgresDatabase:
                 self._url, EXECUTORS, session=session, now_ms=now_ms, report_timeout_s=report_timeout_s
             )
         except TakenOver:
-            raise AlreadyServed(_SERVED) from None
+            raise AlreadyServed(_SERVED_BY_ONE_ALONE if self._is_shared else _SERVED_AND_ALONE) from None
 
     @contextlib.contextmanager
     def sole_server(self) -> Iterator[None]:
@@ -118,7 +126,7 @@ class PostgresDatabase:
         """Once no other server works on it, which would know only its own schema."""
         with self._link() as link:
             if not self._locked_within_patience(link):
-                raise AlreadyServed(_SERVED)
+                raise AlreadyServed(_SERVED if self._is_shared else _SERVED_AND_ALONE)
             migrate_database(link)
             if not self._is_shared:
                 link.script(END_ALL)
@@ -129,7 +137,7 @@ class PostgresDatabase:
             applied, latest = schema_numbers(link)
             if applied == latest:
                 if not self._locked_within_patience(link, "pg_try_advisory_lock_shared"):
-                    raise AlreadyServed(_SERVED)
+                    raise AlreadyServed(_SERVED_BY_ONE_ALONE)
                 return
         self._migrate_alone()
 

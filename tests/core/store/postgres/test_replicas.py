@@ -63,14 +63,14 @@ async def test_servers_that_share_a_database_serve_beside_each_other_and_a_sole_
     sole = PostgresDatabase(tmp_path, url, patience_s=0)
     one = await shared.open(now_ms=MsClock(), report_timeout_s=1, is_server=True)
     two = await shared.open(now_ms=MsClock(), report_timeout_s=1, is_server=True)
-    with pytest.raises(AlreadyServed):
+    with pytest.raises(AlreadyServed, match="set GATEWAY_VALKEY_URL for both"):
         await sole.open(now_ms=MsClock(), report_timeout_s=1, is_server=True)
     with shared.alone() as is_alone:
         assert not is_alone
     await one.close()
     await two.close()
     alone = await sole.open(now_ms=MsClock(), report_timeout_s=1, is_server=True)
-    with pytest.raises(AlreadyServed):
+    with pytest.raises(AlreadyServed, match="set it there, too"):
         await shared.open(now_ms=MsClock(), report_timeout_s=1, is_server=True)
     await alone.close()
 

@@ -27,8 +27,8 @@ from tests.stage import CREDIT_NANO, PRICED, cost_nano, staged
 pytestmark = pytest.mark.engines
 
 
-def settings_at(url: str, folder: Path) -> Settings:
-    return Settings(data_dir=folder, database_url=url)  # type: ignore[arg-type]
+def settings_at(url: str, folder: Path, **more: Any) -> Settings:
+    return Settings(data_dir=folder, database_url=url, **more)  # type: ignore[arg-type]
 
 
 async def test_chats_are_billed_and_commands_work_beside_the_server(tmp_path: Path, backend: ReplayingBackend) -> None:
@@ -65,6 +65,17 @@ async def test_a_second_server_of_a_database_does_not_begin(tmp_path: Path, monk
             other = PostgresDatabase(tmp_path, url, patience_s=0)
             with pytest.raises(AlreadyServed, match="already serves from this database"):
                 await other.open(now_ms=lambda: 0, report_timeout_s=1, is_server=True)
+
+
+async def test_servers_that_name_one_valkey_serve_from_a_database_together(tmp_path: Path, valkey_url: str) -> None:
+    with lent_database() as url:
+        one, two = (settings_at(url, tmp_path / name, valkey_url=valkey_url) for name in ("one", "two"))
+        async with open_gateway(one), open_gateway(two):
+            async with open_desk(settings_at(url, tmp_path / "a command")) as desk:
+                assert await desk.ledger.check(of_all_entries=True) == []
+            sole = PostgresDatabase(tmp_path, url, patience_s=0)
+            with pytest.raises(AlreadyServed, match="set GATEWAY_VALKEY_URL for both"):
+                await sole.open(now_ms=lambda: 0, report_timeout_s=1, is_server=True)
 
 
 def test_a_database_that_is_elsewhere_has_tools_of_its_own(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ After https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header
 """
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import orjson
@@ -31,7 +31,7 @@ def idempotency_key_of(asked: Asked[Any, Any]) -> str | None:
     return key if within is None else f"{within} {key}"
 
 
-def answering_once(repeats: Repeats, scope: Scope) -> AbstractContextManager[None]:
+def answering_once(repeats: Repeats, scope: Scope) -> AbstractAsyncContextManager[None]:
     """While this is entered, another request with the same Idempotency-Key is refused; nothing without such a key."""
     context: RequestContext = scope[CONTEXT]
     if KEY_HEADER not in context.sent:

@@ -107,7 +107,7 @@ class InferenceEndpoint:
         return self._answer_once(scope, receive, send) if once else self._answer(scope, receive, send)
 
     async def _answer_once(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with answering_once(self._repeats, scope):
+        async with answering_once(self._repeats, scope):
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

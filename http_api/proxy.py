@@ -74,7 +74,7 @@ class ProviderPaths:
         if surface is None:
             asked = scope["method"], path + written_query(parameters), _asked_headers(scope, proxy)
             order = self._order(scope, provider, proxy, path)
-            with answering_once(self._repeats, scope):
+            async with answering_once(self._repeats, scope):
                 await self._pass_on(asked, order, scope, receive, send)
             return
         if surface != "models":

@@ -97,6 +97,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/test_audit.py",
                 "tests/test_audit_command.py",
             ],
+            "What one of several servers switches of the service, all of them go by at once, also those that were away.": [
+                "tests/core/test_service_notice.py",
+            ],
             "Maintenance, the incident and the end are switched over HTTP and by commands, each switch is noted, and what is switched holds over restarts.": [
                 "tests/doors/test_admin_service.py",
                 "tests/test_service_command.py",
@@ -785,6 +788,9 @@ AREAS: dict[str, Area] = {
             "A repetition with an `Idempotency-Key` is answered the same for 24 hours, and nothing is made twice.": [
                 "tests/doors/test_idempotency.py",
                 "tests/core/test_idempotency.py",
+            ],
+            "Of several replicas one at a time answers what bears an `Idempotency-Key`, and another once that one is dead.": [
+                "tests/core/store/postgres/test_claims.py",
             ],
             "A key is listed, made, changed and revoked by its own account alone.": [
                 "tests/doors/test_http_keys.py",

@@ -1,17 +1,24 @@
 """What the operator has switched of the whole service while it runs: maintenance, and an incident for the status page.
 
 It is kept in the database until it is switched back, over restarts and reloads, and holds beside the configuration.
-What was told, and when, is kept for as long as the status page shows it.
+What was told, and when, is kept for as long as the status page shows it. What one of several servers has switched, all
+of them go by.
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from mcp_gateway.core.clock import DAY_MS
-from mcp_gateway.core.engine import Engine, Read, Write
+from mcp_gateway.core.engine import Announcement, DatabaseError, Engine, Read, Write
 from mcp_gateway.core.lifecycle import Lifecycle
 
+logger = logging.getLogger(__name__)
+
+_REST_S = 1.0
+"""Before what could not be read is read again."""
 MOST_INCIDENT_CHARS = 500
 INCIDENTS_KEPT_MS = 90 * DAY_MS
 """After they are over."""
@@ -77,6 +84,13 @@ class IncidentsChanged(NamedTuple):
     incidents: Sequence[Incident]
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceSwitched(Announcement):
+    """Another server has switched something, or told it."""
+
+    word: ClassVar[str] = "service"
+
+
 class ServiceNotices:
     """What is in force: it is in maintenance where the configuration or the operator says so.
 
@@ -90,13 +104,41 @@ class ServiceNotices:
         self.switched = ServiceNotice()
         self.history: Sequence[Incident] = ()
         """Of what was switched, the newest first."""
+        self._changes = 0
+        """How many this process has made."""
+        self._is_stale = asyncio.Event()
         store.listen(IncidentsChanged, self._take_history)
-        store.listen(NoticeChanged, lambda changed: self._take(changed.notice))
+        store.listen(NoticeChanged, self._changed_here)
+        store.listen(ServiceSwitched, lambda _: self._is_stale.set())
+        store.on_unheard(self._is_stale.set)
 
     async def begin(self) -> None:
         """Go on with what was switched before a restart."""
-        self._take(await self._store.read(NoticeKept()))
-        self.history = await self._store.read(IncidentsKept())
+        notice, history = await self._read()
+        self.history = history
+        self._take(notice)
+
+    async def watch(self) -> None:
+        """Go by what other servers switch, until cancelled."""
+        while True:
+            await self._is_stale.wait()
+            self._is_stale.clear()
+            changes = self._changes
+            try:
+                notice, history = await self._read()
+            except DatabaseError as error:
+                logger.error("what was switched elsewhere could not be read: %s", error)
+                self._is_stale.set()
+                await asyncio.sleep(_REST_S)
+                continue
+            if changes == self._changes:
+                self.history = history
+                self._take(notice)
+            else:  # what was read may be older than what was switched here meanwhile
+                self._is_stale.set()
+
+    async def _read(self) -> tuple[ServiceNotice, Sequence[Incident]]:
+        return await self._store.read(NoticeKept()), await self._store.read(IncidentsKept())
 
     def configure(self, configured: ServiceNotice) -> None:
         self.configured = configured
@@ -108,6 +150,10 @@ class ServiceNotices:
 
     def _take_history(self, changed: IncidentsChanged) -> None:
         self.history = changed.incidents
+
+    def _changed_here(self, changed: NoticeChanged) -> None:
+        self._changes += 1
+        self._take(changed.notice)
 
     def _take(self, switched: ServiceNotice) -> None:
         self.switched = switched

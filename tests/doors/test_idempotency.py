@@ -180,4 +180,4 @@ async def test_only_so_many_first_requests_are_remembered(door: Door, monkeypatc
     for number in range(10):
         await door.post(CHAT, await door.key(), idempotency_key=f"many-{number}")
     assert len(door.gateway.repeats._first) <= 10 + 3
-    assert not door.gateway.repeats._running
+    assert not door.gateway.repeats._in_flight._places

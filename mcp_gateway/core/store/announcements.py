@@ -3,7 +3,8 @@
 from mcp_gateway.core.engine import Announcement
 from mcp_gateway.core.identity.accounts import IdentitiesChanged
 from mcp_gateway.core.ledger.allotments import BudgetsMoved, MoneyReturned, MoneyWanted
+from mcp_gateway.core.service_notice import ServiceSwitched
 
 KINDS: dict[str, type[Announcement]] = {
-    kind.word: kind for kind in (BudgetsMoved, IdentitiesChanged, MoneyReturned, MoneyWanted)
+    kind.word: kind for kind in (BudgetsMoved, IdentitiesChanged, MoneyReturned, MoneyWanted, ServiceSwitched)
 }

@@ -21,6 +21,7 @@ from mcp_gateway.core.record import AddRecord
 from mcp_gateway.core.store.postgres.allotments import CHECKS, spending_allotted
 from mcp_gateway.core.store.postgres.allotments import EXECUTORS as OF_REPLICAS
 from mcp_gateway.core.store.postgres.batches import carried_out_by
+from mcp_gateway.core.store.postgres.claims import EXECUTORS as OF_CLAIMS
 from mcp_gateway.core.store.sql.executors import EXECUTORS as OF_ANY_ENGINE
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
@@ -58,6 +59,7 @@ _OF_REQUESTS = spending_allotted(carried_out_by(OF_ANY_ENGINE.together[Settle]))
 EXECUTORS = (
     OF_ANY_ENGINE
     | OF_REPLICAS
+    | OF_CLAIMS
     | Executors(
         alone={GiveSpaceBack: _give_back},
         together={

@@ -12,6 +12,7 @@ from mcp_gateway.core.service_notice import (
     NoticeChanged,
     NoticeKept,
     ServiceNotice,
+    ServiceSwitched,
     SwitchMaintenance,
     TellIncident,
 )
@@ -62,6 +63,7 @@ def _begin_or_end(transaction: Transaction, kind: IncidentKind, *, is_on: bool) 
 def _tell(transaction: Transaction) -> None:
     transaction.tell(NoticeChanged(transaction.ask(NoticeKept())))
     transaction.tell(IncidentsChanged(transaction.ask(IncidentsKept())))
+    transaction.announce(ServiceSwitched())
 
 
 def _kept(rows: Rows, _: NoticeKept) -> ServiceNotice:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mcp_gateway.core.store.postgres import migrations
 from mcp_gateway.core.store.sqlite.migrations import migrate
 
-OWN = {"allotments", "budget_versions", "schema_migrations", "writers"}
+OWN = {"allotments", "budget_versions", "claims", "schema_migrations", "writers"}
 """What the engines keep for themselves."""
 OWN_COLUMNS = {("budgets", "rowid")}
 

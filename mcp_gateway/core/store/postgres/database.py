@@ -24,6 +24,7 @@ _PATIENCE_S = 10.0
 """A server that was killed has its session for a moment, and a command that changes the schema."""
 _POLL_S = 0.05
 _EXCLUSIVE = "pg_try_advisory_lock"
+_TOGETHER = "pg_try_advisory_lock_shared"
 _SERVED = "another gateway already serves from this database; end it, or set GATEWAY_DATABASE_URL to another"
 _SERVED_AND_ALONE = (
     "another gateway already serves from this database, and beside it limits would be counted twice: set "
@@ -132,18 +133,21 @@ class PostgresDatabase:
                 link.script(END_ALL)
 
     def _migrate_beside_others(self) -> None:
-        """Where nothing is to be migrated, others may serve that know this schema too."""
+        """Others may serve that know this schema too; one of them may be bringing it up to date just now."""
         with self._link() as link:
-            applied, latest = schema_numbers(link)
-            if applied == latest:
-                if not self._locked_within_patience(link, "pg_try_advisory_lock_shared"):
-                    raise AlreadyServed(_SERVED_BY_ONE_ALONE)
-                return
-        self._migrate_alone()
 
-    def _locked_within_patience(self, link: PostgresLink, lock: str = _EXCLUSIVE) -> bool:
+            def is_behind() -> bool:
+                applied, latest = schema_numbers(link)
+                return applied != latest
+
+            if not self._locked_within_patience(link, lambda: _EXCLUSIVE if is_behind() else _TOGETHER):
+                raise AlreadyServed(_SERVED if is_behind() else _SERVED_BY_ONE_ALONE)
+            migrate_database(link)
+
+    def _locked_within_patience(self, link: PostgresLink, lock: Callable[[], str] = lambda: _EXCLUSIVE) -> bool:
+        """`lock` says which, each time that it is tried."""
         deadline_s = time.monotonic() + self._patience_s
-        while not _has_locked(link, lock):
+        while not _has_locked(link, lock()):
             if time.monotonic() >= deadline_s:
                 return False
             time.sleep(_POLL_S)

@@ -17,6 +17,7 @@ from mcp_gateway.core.store.opening import database_in
 from mcp_gateway.core.store.postgres.database import PostgresDatabase
 from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
 from mcp_gateway.core.store.postgres.migrations import _steps, migrate_database
+from mcp_gateway.core.store.postgres.session import LOCKS, SERVING
 from mcp_gateway.core.store.sole import AlreadyServed
 from tests.postgres_server import Outside, postgres_server
 from tests.postgres_stores import lent_database
@@ -113,6 +114,28 @@ def test_of_five_that_begin_at_once_one_makes_the_schema() -> None:
 
     with ThreadPoolExecutor(5) as starters:
         assert sorted(starters.map(begin, range(5))) == [0, 0, 0, 0, max(_steps())]
+
+
+async def test_a_replica_that_begins_while_another_makes_the_schema_serves_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the lock of who makes it, and then for that of who serves."""
+    url = postgres_server().make_empty()
+    with Outside(url) as first, Outside(url) as serving:
+        first.rows(f"SELECT pg_advisory_lock({LOCKS}, {SERVING})")
+        waits: list[float] = []
+
+        def other_has_begun(seconds: float) -> None:
+            waits.append(seconds)
+            migrate_database(first._link)
+            first.rows(f"SELECT pg_advisory_unlock({LOCKS}, {SERVING})")
+            serving.rows(f"SELECT pg_advisory_lock_shared({LOCKS}, {SERVING})")
+
+        monkeypatch.setattr("time.sleep", other_has_begun)
+        second = PostgresDatabase(tmp_path, url, is_shared=True)
+        store = await second.open(now_ms=lambda: 0, report_timeout_s=1, is_server=True)
+        await store.close()
+        assert len(waits) == 1
 
 
 def test_a_schema_of_a_later_version_and_one_that_was_changed_are_refused(tmp_path: Path) -> None:

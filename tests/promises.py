@@ -284,6 +284,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/ledger/test_replicas_life.py",
                 "tests/core/store/postgres/test_replicas_outages.py",
             ],
+            "Of several servers of one database one does what falls due by the clock, so that webhooks and payments are sent once, and another takes over from one that is gone or frozen.": [
+                "tests/core/store/postgres/test_election.py",
+            ],
             "No balance goes below zero except by a refund, a dispute or the operator's adjustment.": [
                 "tests/core/ledger/test_rules.py",
                 "tests/core/ledger/test_machine.py",

@@ -28,21 +28,26 @@ def wait_s(failures: int, chance: float, longest_s: float) -> float:
 
 
 class DueWork:
-    """The tasks under way, by name; `look` begins what is due, at once when woken and else every LOOK_S."""
+    """The tasks under way, by name; `look` begins what is due, at once when woken and else every LOOK_S.
 
-    def __init__(self, look: Callable[[], Awaitable[None]]) -> None:
+    Of several servers the one that is elected does so; another only ends what it has begun.
+    """
+
+    def __init__(self, look: Callable[[], Awaitable[None]], is_elected: Callable[[], bool]) -> None:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._look = look
+        self._is_elected = is_elected
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
         """Have it looked for what is due."""
         self._woken.set()
 
-    def begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do this, and look again when it is done."""
-        self.tasks[name] = task = asyncio.create_task(work)
-        task.add_done_callback(partial(self._ended, name))
+    def begin(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do this, and look again when it is done; nothing where another server is elected meanwhile."""
+        if self._is_elected():
+            self.tasks[name] = task = asyncio.create_task(work())
+            task.add_done_callback(partial(self._ended, name))
 
     def _ended(self, name: str, _: "asyncio.Task[None]") -> None:
         del self.tasks[name]
@@ -73,6 +78,8 @@ class DueWork:
             await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
     async def _look_once(self) -> None:
+        if not self._is_elected():
+            return
         try:
             await self._look()
         except (DatabaseError, GatewayError) as error:

@@ -123,5 +123,9 @@ class Engine(Protocol):
         """Of the write-ahead log. Raises OSError."""
 
     @property
+    def is_elected(self) -> bool:
+        """Whether this server is the one that does what falls due by the clock: always, where it is alone."""
+
+    @property
     def is_available(self) -> bool:
         """Whether what was written last went through; during an outage it is tried again until something does."""

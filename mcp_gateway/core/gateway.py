@@ -299,6 +299,7 @@ async def open_gateway(
         store = await stack.enter_async_context(
             _opened(database, settings, clock.now_ms, metrics.fsynced, is_server=True)
         )
+        metrics.elected.set_function(lambda: store.is_elected)
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle()

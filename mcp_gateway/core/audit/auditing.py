@@ -68,5 +68,9 @@ class Auditing:
         return self._store.log_bytes
 
     @property
+    def is_elected(self) -> bool:
+        return self._store.is_elected
+
+    @property
     def is_available(self) -> bool:
         return self._store.is_available

@@ -153,8 +153,9 @@ class Closing:
         """Once an hour, until cancelled."""
         await asyncio.sleep(_FIRST_S)
         while True:
-            await self.close_due()
-            await self.move_checkpoint()
+            if self._store.is_elected:
+                await self.close_due()
+                await self.move_checkpoint()
             await asyncio.sleep(_INTERVAL_S)
 
     async def _close(self, due: DueMonth) -> bool:

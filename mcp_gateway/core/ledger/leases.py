@@ -98,7 +98,8 @@ class Leases:
         """Give back as their time comes, until cancelled; a hold that lacks it does not wait for this."""
         while True:
             with suppress(GatewayError):  # the database cannot be written: the next round does it
-                await self.give_back()
+                if self._store.is_elected:
+                    await self.give_back()
             await asyncio.sleep(_INTERVAL_S)
 
 

@@ -449,7 +449,8 @@ class Ledger:
         """Expire grants as their time comes, until cancelled; a hold does not wait for this."""
         while True:
             with suppress(GatewayError):  # the database cannot be written: the next round does it
-                await self.expire_grants()
+                if self._store.is_elected:
+                    await self.expire_grants()
             await asyncio.sleep(_EXPIRY_INTERVAL_S)
 
     async def watch_holds(self) -> None:

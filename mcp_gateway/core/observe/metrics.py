@@ -66,6 +66,10 @@ class Metrics:
             "1 while Valkey is away and each replica allows its share of limits; 0 always without valkey_url.",
             registry=registry,
         )
+        self.elected = Gauge(
+            "gateway_elected", "1 where this process does what falls due by the clock: one of all replicas.",
+            registry=registry,
+        )  # fmt: skip
         self.limits_replicas = Gauge(
             "gateway_limits_replicas", "Processes that limits are shared by, as last known; 0 without valkey_url.",
             registry=registry,

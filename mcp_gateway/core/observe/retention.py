@@ -128,7 +128,8 @@ class Retention:
         """Once an hour, until cancelled."""
         await asyncio.sleep(_FIRST_S)
         while True:
-            await self.tidy()
+            if self._store.is_elected:
+                await self.tidy()
             await asyncio.sleep(_INTERVAL_S)
 
     async def _forget_rows(self, kind: Over, before_ms: int) -> None:

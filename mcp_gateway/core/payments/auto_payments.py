@@ -6,6 +6,7 @@ between, Stripe is first asked whether it has this payment already.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Literal
 
@@ -57,7 +58,7 @@ class AutoPayments:
         self._now_ms = now_ms
         self._random = random
         self._count = count
-        self.work = DueWork(self.start_due)
+        self.work = DueWork(self.start_due, lambda: store.is_elected)
         self.watch = self.work.watch
         store.listen(AutoPaymentBegun, lambda _: self.work.wake())
         store.listen(AutoPaymentEnded, self._ended)
@@ -73,12 +74,15 @@ class AutoPayments:
         if (room := _MOST_AT_ONCE - len(busy)) <= 0:
             return
         for due in await self._store.read(DueAutoPayments(self._now_ms(), busy, room)):
-            self.work.begin(due.id, self.work.noted(self._pursue(due), f"auto top-up {due.id}"))
+            self.work.begin(due.id, partial(self._try, due))
 
     def _ended(self, ended: AutoPaymentEnded) -> None:
         self._count("succeeded" if ended.off_reason is None else "failed")
         if ended.off_reason is not None:
             logger.warning("auto top-up of %s failed and is off: %s", ended.account_id, ended.off_reason)
+
+    async def _try(self, due: DueAutoPayment) -> None:
+        await self.work.noted(self._pursue(due), f"auto top-up {due.id}")
 
     async def _pursue(self, due: DueAutoPayment) -> None:
         """One try, and a note of what came of it."""

@@ -115,6 +115,11 @@ class OpenStore(Generic[W, R]):
         return await self.read(_Identity())
 
     @property
+    def is_elected(self) -> bool:
+        """Whether this server is the one that does what falls due by the clock: always, where it is alone."""
+        return True
+
+    @property
     def waiting(self) -> int:
         """How many writes wait for their commit, or for the disk to take it again after it failed."""
         return self._writer.waiting

@@ -6,6 +6,7 @@ receiver has answered 2xx: after a crash between the two it is sent again, by th
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from random import Random
 
 from mcp_gateway.core.clock import HOUR_MS
@@ -65,7 +66,7 @@ class Deliveries:
         self._now_ms = now_ms
         self._random = random
         self._count = count
-        self.work = DueWork(self._look)
+        self.work = DueWork(self._look, lambda: store.is_elected)
         self.watch = self.work.watch
         self._forgets_at_ms = 0
         store.listen(OutboxGrew, lambda _: self.work.wake())
@@ -86,7 +87,7 @@ class Deliveries:
         if most_accounts <= 0 and OPERATOR in busy:
             return
         for delivery in await self._store.read(DueDeliveries(self._now_ms(), busy, most_accounts)):
-            self.work.begin(delivery.receiver, self._deliver(delivery))
+            self.work.begin(delivery.receiver, partial(self._deliver, delivery))
 
     async def forget_former_secrets(self) -> None:
         """Those that sign no more; once an hour."""
@@ -133,5 +134,5 @@ class Deliveries:
             logger.error("event %s is not delivered to %s: given up after %d tries", *reversed(named), tries)
         else:
             wait_ms = int(wait_s(tries, self._random.random(), _LONGEST_WAIT_S) * 1000)
-            await self._store.write(PutOffDelivery(*named, self._now_ms() + wait_ms), is_durable=False)
+            await self._store.write(PutOffDelivery(*named, delivery.tries, self._now_ms() + wait_ms), is_durable=False)
             self._count(kind, "failed")

@@ -141,8 +141,9 @@ class EndDelivery(Write[None]):
 
 @dataclass(frozen=True, slots=True)
 class PutOffDelivery(Write[None]):
-    """A try has failed; the next one is at `due_at_ms`."""
+    """A try has failed, after so many before it; the next is at `due_at_ms`. Nothing where others were made since."""
 
     receiver: str
     event_id: str
+    tries: int
     due_at_ms: int

@@ -1,6 +1,12 @@
-"""Hears what other servers announce, by a connection for that alone, which is made again for as long as it takes."""
+"""Hears what other servers announce, by a connection for that alone, which is made again for as long as it takes.
+
+Where several may serve, its session has the lock of the one that is elected to do what falls due by the clock. After
+each answer that it has the lock this server is sure of it for a while, which ends before the database ends a session
+that asks for nothing: one that was frozen knows by its own clock, as it wakes, that another may be elected by now.
+"""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from random import Random
@@ -12,6 +18,7 @@ from mcp_gateway.core.log_limit import LogLimit
 from mcp_gateway.core.store.postgres.announcing import CHANNEL, said_in
 from mcp_gateway.core.store.postgres.faults import FAILED, told
 from mcp_gateway.core.store.postgres.link import CONNECT_S
+from mcp_gateway.core.store.postgres.session import ELECTED, LOCKS
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +29,14 @@ _FIRST_REST_S = 0.02
 _LONGEST_REST_S = 1.0
 _STEADY_S = 1.0
 """A connection that lasts for less has not ended the trouble."""
-_SETTINGS = {"application_name": "mcp-gateway, listening", "idle_session_timeout": "0"}
+_SURE_S = 4.5
+"""From when it was asked for the lock: more than from one question to the answer to the next."""
+_SILENT_S = 6
+"""After so long without a question the session is ended, also where the process that has it is frozen."""
+_SETTINGS = {"application_name": "mcp-gateway, listening", "idle_session_timeout": f"{_SILENT_S}s"}
+_ASK = "SELECT 1"
+_ELECT = f"SELECT pg_try_advisory_lock({LOCKS}, {ELECTED})"
+"""Whether the session has the lock, which it may take any number of times."""
 
 
 class Hearing:
@@ -32,18 +46,34 @@ class Hearing:
     """Whether it hears them now."""
 
     def __init__(
-        self, url: str, own_name: str, hear: Callable[[Announcement], None], unheard: Callable[[], None]
+        self,
+        url: str,
+        own_name: str,
+        hear: Callable[[Announcement], None],
+        unheard: Callable[[], None],
+        *,
+        may_be_elected: bool = False,
     ) -> None:
         self._url = url
+        self._may_be_elected = may_be_elected
+        self._loop = asyncio.get_running_loop()
+        self._elected_until_s = self._loop.time()
+        self._is_successor = False
+        """Of one that had the lock just now: what that one had begun has until the next question to end."""
         self._own_name = own_name
         self._hear = hear
         self._unheard = unheard
         self._random = Random()  # noqa: S311 - spreads tries; keeps no secret
         self._warnings = LogLimit(logger)
 
+    @property
+    def is_elected(self) -> bool:
+        """Whether this server has the lock, so that no other can be."""
+        return self._loop.time() < self._elected_until_s
+
     async def watch(self) -> None:
         """Listen, and again whenever the connection has ended, until cancelled."""
-        loop, rest_s = asyncio.get_running_loop(), _FIRST_REST_S
+        loop, rest_s = self._loop, _FIRST_REST_S
         while True:
             began_at_s = loop.time()
             try:
@@ -66,14 +96,22 @@ class Hearing:
             self.is_up = True
             self._unheard()
             while not ended.is_set():
-                try:
+                await self._ask(connection)
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ASKED_EVERY_S):
                         await ended.wait()
-                except TimeoutError:
-                    await connection.execute("SELECT 1")
         finally:
             self.is_up = False
+            self._elected_until_s = self._loop.time()
             connection.terminate()
+
+    async def _ask(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Whether it is there, and for the lock."""
+        asked_at_s = self._loop.time()
+        has_lock = await connection.fetchval(_ELECT if self._may_be_elected else _ASK) is True
+        if has_lock and not self._is_successor:
+            self._elected_until_s = asked_at_s + _SURE_S
+        self._is_successor = not has_lock
 
     def _notified(self, _: object, __: int, ___: str, text: object) -> None:
         said = said_in(str(text))

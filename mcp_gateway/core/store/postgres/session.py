@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 LOCKS = 1_835_231_079
 """The first number of the gateway's advisory locks: "mcpg"; the second says which."""
-WRITING, SERVING, MIGRATING = 1, 2, 3
+WRITING, SERVING, MIGRATING, ELECTED = 1, 2, 3, 4
 _SESSIONS = LOCKS + 1
 """The same of the locks of sessions, by their writer's id."""
 BEAT_S = 5.0

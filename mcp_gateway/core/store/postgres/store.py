@@ -27,11 +27,12 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
         writer = BatchWriter(session, transaction)
         super().__init__(writer, LinkedReaders(url, executors.reads, report_timeout_s), executors, now_ms)
         self._session = session
-        self._hearing = Hearing(url, session.name, writer.hear, self._has_unheard)
+        is_replica = session.replica is not None
+        self._hearing = Hearing(url, session.name, writer.hear, self._has_unheard, may_be_elected=is_replica)
         begin = asyncio.get_running_loop().create_task
         self._tasks = [
             *([begin(self._hearing.watch())] if session.is_server else []),
-            *([begin(self._beat())] if session.replica is not None else []),
+            *([begin(self._beat())] if is_replica else []),
         ]
 
     @classmethod
@@ -57,6 +58,10 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
     def hears_others(self) -> bool:
         """Whether it is heard at once what other servers change."""
         return self._hearing.is_up
+
+    @property
+    def is_elected(self) -> bool:
+        return self.replica is None or self._hearing.is_elected
 
     @property
     def log_bytes(self) -> int:

@@ -79,7 +79,9 @@ ORDER BY receiver <> ?4, due_at_ms LIMIT ?3 + 1
 """
 """One look-up in the index for each receiver, however much waits for it; CROSS JOIN keeps them in this order."""
 _END = "DELETE FROM webhook_outbox WHERE receiver = ? AND event_id = ?"
-_PUT_OFF = "UPDATE webhook_outbox SET tries = tries + 1, due_at_ms = ? WHERE receiver = ? AND event_id = ?"
+_PUT_OFF = """
+UPDATE webhook_outbox SET tries = tries + 1, due_at_ms = ? WHERE receiver = ? AND event_id = ? AND tries = ?
+"""
 
 
 def tell_of_budget(
@@ -206,7 +208,7 @@ def _end(transaction: Transaction, write: EndDelivery) -> None:
 
 
 def _put_off(transaction: Transaction, write: PutOffDelivery) -> None:
-    transaction.execute(_PUT_OFF, (write.due_at_ms, write.receiver, write.event_id))
+    transaction.execute(_PUT_OFF, (write.due_at_ms, write.receiver, write.event_id, write.tries))
 
 
 EXECUTORS = Executors(

@@ -109,6 +109,10 @@ class Sound:
         return self.engine.log_bytes
 
     @property
+    def is_elected(self) -> bool:
+        return self.engine.is_elected
+
+    @property
     def is_available(self) -> bool:
         return self.engine.is_available
 

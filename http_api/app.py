@@ -326,7 +326,7 @@ def _admin_endpoints(gateway: Gateway, base_url: str) -> AdminEndpoints:
         configuration=Configuration(lambda: gateway.settings),
         backends=BackendsDoor(gateway.pool, gateway.published, gateway.version),
         audit=Audit(gateway.audit),
-        reloads=Reloads(gateway.reload),
+        reloads=Reloads(gateway.reload_all),
         service=ServiceDoor(gateway.notices, gateway.lifecycle, gateway.operator),
         accounts=AccountsDoor(gateway.accounts, gateway.ledger, gateway.operator),
         keys=AccountKeysDoor(

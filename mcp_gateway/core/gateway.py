@@ -59,7 +59,7 @@ from mcp_gateway.core.ledger.closing import Closing
 from mcp_gateway.core.ledger.leases import Leases
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.ledger.months import Months
-from mcp_gateway.core.ledger.orders import Orders, RunningServer
+from mcp_gateway.core.ledger.orders import Orderer, Orders, ReplicasThere, RunningServer
 from mcp_gateway.core.ledger.pending import PendingFile
 from mcp_gateway.core.ledger.shared import SharedLedger
 from mcp_gateway.core.ledger.statement import Statement
@@ -187,6 +187,8 @@ class Gateway:
     operator: Callable[[Actor], "OperatorDesk"]
     reload: Callable[[Actor], Awaitable[Reloaded]]
     """Read the configuration again. Raises GatewayError `invalid_value` for one that cannot be used."""
+    reload_all: Callable[[Actor], Awaitable[Reloaded]]
+    """The same, and have all other replicas do so, too. Raises `conflict` where one of these did not."""
 
     @property
     def settings(self) -> Settings:
@@ -394,7 +396,15 @@ async def open_gateway(
             publishing,
             Configured(inference.parts, published, pool, authenticator, keys, outcomes, notices),
         )
-        orders = Orders(store, ledger, leases, partial(_written_by, store), reloading.ordered, now_ms=now_ms)
+        orders = Orders(
+            store,
+            ledger,
+            leases,
+            partial(_written_by, store),
+            reloading.ordered,
+            now_ms=now_ms,
+            replica=lambda: store.replica,
+        )
         till = stack.enter_context(_till(settings))
         auto_payments = None if till is None else _auto_payments(store, till, settings, metrics)
         if auto_payments is not None:
@@ -452,6 +462,7 @@ async def open_gateway(
             audit=AuditLog(store),
             operator=partial(_operator_desk, store, settings, keys, known_keys, ledger),
             reload=reloading.reload,
+            reload_all=partial(_reload_all, store, reloading),
             webhooks=_webhooks(store, settings),
             notices=notices,
             judge=judge,
@@ -538,6 +549,13 @@ def _operator_desk(
         Leases(store, ledger),
         known_keys.catch_up,
     )
+
+
+async def _reload_all(store: OpenDatabase, reloading: Reloading, by: Actor) -> Reloaded:
+    told = await reloading.reload(by)
+    others = [one for one in await store.read(ReplicasThere()) if one != store.replica]
+    of_others = await Orderer(store, now_ms=now_ms).reload_of(by, others)
+    return Reloaded(**{name: list(dict.fromkeys(own + of_others[name])) for name, own in told.as_object().items()})
 
 
 def _written_by(store: Engine, by: Sequence[Any]) -> Engine:

@@ -1,7 +1,8 @@
 """What another process leaves for the running server to decide, since that alone knows what requests hold.
 
 An order is a row. The server carries it out and answers in one transaction; whoever left it waits, and takes it back
-where no answer comes, so that nothing happens that nobody was told of.
+where no answer comes, so that nothing happens that nobody was told of. Where several serve, it is the elected one that
+does so; what concerns each of them is left for each, by its number.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ _TELL_WAIT_S = 2.0
 """The same of what needs no answer: a question, and what the server does a little later anyway."""
 _LOOK_INTERVAL_S = 0.25
 _POLL_S = 0.05
-_BY = "by"
-"""Among what is asked: who left the order."""
+_BY, _FOR = "by", "for"
+"""Among what is asked: who left the order, and which of several servers it is for."""
 
 Kind = Literal[
     "move", "make_budgets", "end_budget", "set_zone", "switch_maintenance", "tell_incident", "give_back", "tell_held",
@@ -42,6 +43,10 @@ _KINDS: dict[type[Ordered], Kind] = {
     Move: "move", MakeBudgets: "make_budgets", EndBudget: "end_budget", SetZone: "set_zone",
     SwitchMaintenance: "switch_maintenance", TellIncident: "tell_incident",
 }  # fmt: skip
+
+
+_RELOADED = ("changed", "needs_restart")
+"""What a server tells that has read its configuration again: names of settings."""
 
 
 class Undecided(Exception):
@@ -70,6 +75,11 @@ class OrdersLeft(Read[tuple[Order, ...]]):
     """Those without an answer that were left since a time, in their order."""
 
     since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicasThere(Read[tuple[int, ...]]):
+    """Those that serve now, or did just now; none where a server is alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +122,13 @@ class Orders:
         reload: Callable[[Sequence[Any]], Awaitable[dict[str, Any]]],
         *,
         now_ms: Callable[[], int],
+        replica: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`written_by` notes what it writes as of whoever left an order, as RunningServer named them; for them `reload`
-        reads the configuration again.
+        reads the configuration again. `replica` is which of several servers this is.
         """
         self._reload = reload
+        self._replica = replica
         self._store = store
         self._written_by = written_by
         self._ledger = ledger
@@ -133,8 +145,10 @@ class Orders:
                 logger.error("orders of the command line could not be decided: %s", error)
 
     async def decide(self) -> None:
-        """Answer what was left."""
+        """Answer what was left for this server."""
         for order in await self._store.read(OrdersLeft(self._now_ms() - int(LASTS_S * 1000))):
+            if not self._is_ours(order):
+                continue
             try:
                 await self._carry_out(order)
             except GatewayError:  # of the database, not of this one
@@ -142,6 +156,13 @@ class Orders:
             except Exception as error:  # noqa: BLE001 - whatever is wrong with an order, it costs that one alone
                 logger.error("an order of the command line failed with %s", type(error).__name__)
                 await self._store.write(_refused(order, "The running server could not carry out this order."))
+
+    def _is_ours(self, order: Order) -> bool:
+        try:
+            whose = _told(order).get(_FOR)
+        except (TypeError, orjson.JSONDecodeError):
+            whose = None
+        return self._store.is_elected if whose is None else whose == self._replica()
 
     async def _carry_out(self, order: Order) -> None:
         if order.kind == "tell_held":
@@ -202,6 +223,62 @@ def _refused(order: Order, message: str, code: Code = "conflict") -> AnswerOrder
     return AnswerOrder(order.id, orjson.dumps({"refusal": {"code": code, "message": message}}).decode())
 
 
+class Orderer:
+    """Leaves orders for servers that run, and waits for their answers."""
+
+    def __init__(self, store: Engine, *, now_ms: Callable[[], int]) -> None:
+        self._store = store
+        self._now_ms = now_ms
+
+    async def reload(self, by: Sequence[Any]) -> dict[str, Any]:
+        """Have all read their configuration again. Raises as RunningServer.reload."""
+        replicas = await self._store.read(ReplicasThere())
+        if replicas:
+            return await self.reload_of(by, replicas)
+        told = await self.ask("reload", {_BY: by}, LASTS_S)
+        if (refusal := told.get("refusal")) is not None:
+            raise GatewayError(**refusal)
+        return told
+
+    async def reload_of(self, by: Sequence[Any], replicas: Sequence[int]) -> dict[str, Any]:
+        """The same of these. Raises GatewayError where one of them has not; the others have all the same."""
+        told = await asyncio.gather(*(self._reloaded(by, one) for one in replicas))
+        refused = {one: answer["refusal"] for one, answer in zip(replicas, told, strict=True) if "refusal" in answer}
+        if not refused:
+            return {name: list(dict.fromkeys(word for one in told for word in one[name])) for name in _RELOADED}
+        if len(refused) == len(replicas) and len({refusal["message"] for refusal in refused.values()}) == 1:
+            raise GatewayError(**refused[replicas[0]])
+        words = "; ".join(f"replica {one}: {refusal['message']}" for one, refusal in refused.items())
+        raise GatewayError("conflict", f"Not all replicas have read it again. {words}")
+
+    async def _reloaded(self, by: Sequence[Any], replica: int) -> dict[str, Any]:
+        try:
+            return await self.ask("reload", {_BY: by, _FOR: replica}, LASTS_S)
+        except Undecided:
+            return {"refusal": {"code": "conflict", "message": f"It did not answer within {LASTS_S:g} s."}}
+
+    async def ask(self, kind: Kind, asked: dict[str, Any], wait_s: float) -> dict[str, Any]:
+        """What comes of an order. Raises Undecided."""
+        order_id = await self._store.write(
+            LeaveOrder(kind, orjson.dumps(asked, default=tuple).decode(), self._now_ms())
+        )
+        try:
+            await self._wait(order_id, round(wait_s / _POLL_S))
+        finally:
+            answer = await self._store.write(TakeOrder(order_id))
+        if answer is None:
+            raise Undecided(f"the running server did not decide within {wait_s:g} s: nothing was changed")
+        told: dict[str, Any] = orjson.loads(answer)
+        return told
+
+    async def _wait(self, order_id: int, looks: int) -> None:
+        """For an answer; another process gives it, so that there is no event to wait for."""
+        for _ in range(looks):
+            if await self._store.read(AnswerOf(order_id)) is not None:
+                return
+            await asyncio.sleep(_POLL_S)
+
+
 class RunningServer:
     """The other side: what a process asks of the server that works on its folder, or does itself where none does."""
 
@@ -222,6 +299,7 @@ class RunningServer:
         self._leases = leases
         self._alone = alone
         self._now_ms = now_ms
+        self._orderer = Orderer(store, now_ms=now_ms)
 
     async def adjust(self, account_id: str, amount_nano: int, reference: str, *, note: str | None = None) -> bool:
         """As Ledger.adjust, but decided where it is known what is held. Raises Undecided, too."""
@@ -234,7 +312,7 @@ class RunningServer:
             if is_alone:
                 return await self._do(write)
         asked = {field.name: getattr(write, field.name) for field in fields(write)} | {_BY: self._by}
-        answer = await self._ask(_KINDS[type(write)], asked, LASTS_S)
+        answer = await self._orderer.ask(_KINDS[type(write)], asked, LASTS_S)
         if (refusal := answer.get("refusal")) is not None:
             raise GatewayError(**refusal)
         return answer["outcome"]
@@ -247,17 +325,15 @@ class RunningServer:
         return await self._store.write(write)
 
     async def reload(self) -> dict[str, Any]:
-        """Have the server read its configuration again; what that came to.
+        """Have all servers read their configuration again; what that came to.
 
-        Raises Undecided, and GatewayError for a configuration that cannot be used, or where no server runs.
+        Raises Undecided, and GatewayError for a configuration that cannot be used, where no server runs, or where one
+        of several did not read its own.
         """
         with self._alone() as is_alone:
             if is_alone:
                 raise GatewayError("conflict", "No server runs on this folder.")
-        told = await self._ask("reload", {_BY: self._by}, LASTS_S)
-        if (refusal := told.get("refusal")) is not None:
-            raise GatewayError(**refusal)
-        return told
+        return await self._orderer.reload(self._by)
 
     async def give_back(self) -> None:
         """What is left of leases that this process has ended with their keys, of which a server has not heard yet."""
@@ -268,7 +344,7 @@ class RunningServer:
                 await self._leases.give_back()
                 return
         with suppress(Undecided, GatewayError):
-            await self._ask("give_back", {}, _TELL_WAIT_S)
+            await self._orderer.ask("give_back", {}, _TELL_WAIT_S)
 
     async def held(self) -> Mapping[str, HeldOf] | None:
         """What running requests hold, by account; None where no server says."""
@@ -276,27 +352,7 @@ class RunningServer:
             if is_alone:
                 return None
         try:
-            told = await self._ask("tell_held", {}, _TELL_WAIT_S)
+            told = await self._orderer.ask("tell_held", {}, _TELL_WAIT_S)
             return {account_id: HeldOf(*held) for account_id, held in told.items()}
         except (Undecided, GatewayError):
             return None
-
-    async def _ask(self, kind: Kind, asked: dict[str, Any], wait_s: float) -> dict[str, Any]:
-        order_id = await self._store.write(
-            LeaveOrder(kind, orjson.dumps(asked, default=tuple).decode(), self._now_ms())
-        )
-        try:
-            await self._wait(order_id, round(wait_s / _POLL_S))
-        finally:
-            answer = await self._store.write(TakeOrder(order_id))
-        if answer is None:
-            raise Undecided(f"the running server did not decide within {wait_s:g} s: nothing was changed")
-        told: dict[str, Any] = orjson.loads(answer)
-        return told
-
-    async def _wait(self, order_id: int, looks: int) -> None:
-        """For an answer; another process gives it, so that there is no event to wait for."""
-        for _ in range(looks):
-            if await self._store.read(AnswerOf(order_id)) is not None:
-                return
-            await asyncio.sleep(_POLL_S)

@@ -14,6 +14,7 @@ from mcp_gateway.core.ledger.entries import (
     Settle,
     VerifySinceCheckpoint,
 )
+from mcp_gateway.core.ledger.orders import ReplicasThere
 from mcp_gateway.core.observe.history import Groups, TotalsOfHours
 from mcp_gateway.core.observe.hourly_sums import AddToSums
 from mcp_gateway.core.observe.retention import GiveSpaceBack, Space, SpaceOf
@@ -22,6 +23,7 @@ from mcp_gateway.core.store.postgres.allotments import CHECKS, spending_allotted
 from mcp_gateway.core.store.postgres.allotments import EXECUTORS as OF_REPLICAS
 from mcp_gateway.core.store.postgres.batches import carried_out_by
 from mcp_gateway.core.store.postgres.claims import EXECUTORS as OF_CLAIMS
+from mcp_gateway.core.store.postgres.session import REPLICAS
 from mcp_gateway.core.store.sql.executors import EXECUTORS as OF_ANY_ENGINE
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 
@@ -39,6 +41,10 @@ def _space(_: Rows, __: SpaceOf) -> Space:
 
 def _give_back(_: Transaction, __: GiveSpaceBack) -> None:
     """Nothing is to be done."""
+
+
+def _replicas(rows: Rows, _: ReplicasThere) -> tuple[int, ...]:
+    return tuple(replica for (replica,) in rows.all(REPLICAS))
 
 
 def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> list[Groups]:
@@ -66,6 +72,11 @@ EXECUTORS = (
             **dict.fromkeys((Settle, LeaveUncharged, GiveBack, Departure), _OF_REQUESTS),
             AddRecord: carried_out_by(OF_ANY_ENGINE.together[AddRecord]),
         },
-        reads={SpaceOf: _space, TotalsOfHours: _totals_of_hours, Discrepancies: _discrepancies},
+        reads={
+            SpaceOf: _space,
+            ReplicasThere: _replicas,
+            TotalsOfHours: _totals_of_hours,
+            Discrepancies: _discrepancies,
+        },
     )
 )

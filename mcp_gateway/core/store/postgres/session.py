@@ -40,6 +40,13 @@ UPDATE writers SET is_over = TRUE
 WHERE id = ? AND is_replica AND pg_try_advisory_xact_lock({_SESSIONS}, (id % 2147483648)::int) RETURNING id
 """
 """The same of one whose process is known to have ended."""
+REPLICAS = f"""
+SELECT id FROM writers WHERE is_replica AND NOT is_over AND (at > now() - interval '{GRACE_S} s' OR EXISTS (
+    SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = {_SESSIONS} AND objid = id % 2147483648
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)) ORDER BY id
+"""
+"""Those that nobody may take for dead."""
 END_ALL = "UPDATE writers SET is_over = TRUE WHERE is_replica; DELETE FROM allotments"
 """The same of all, by whoever has the lock of all that serve."""
 ANY_MAY_LIVE = f"""

@@ -1127,6 +1127,9 @@ AREAS: dict[str, Area] = {
             "A database is copied into PostgreSQL whole or not at all, so that whoever serves from there knows all that was known.": [
                 "tests/core/store/postgres/test_filling.py",
             ],
+            "Servers of the next version begin beside those of this one where its schema only adds, and else say who has to end first.": [
+                "tests/core/store/postgres/test_upgrades.py",
+            ],
             "Whether a database is sound, and of which schema, is told by a command's exit status, which changes nothing.": [
                 "tests/test_db_command.py",
             ],

@@ -43,12 +43,14 @@ class SchemaNumbers(NamedTuple):
     applied: int
     latest: int
     """That this version knows."""
+    needed: int
+    """That a version has to know: what came later only adds, and is nothing to one that does not know it."""
 
     def check(self) -> None:
         """Raises SchemaTooNew."""
-        if self.applied > self.latest:
+        if self.needed > self.latest:
             raise SchemaTooNew(
-                f"the database has schema {self.applied}, and this version knows none after {self.latest}: "
+                f"the database has schema {self.needed}, and this version knows none after {self.latest}: "
                 "use the version that wrote it, or a later one"
             )
 

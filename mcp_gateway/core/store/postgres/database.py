@@ -15,7 +15,7 @@ from mcp_gateway.core.store.postgres.executors import EXECUTORS
 from mcp_gateway.core.store.postgres.faults import TakenOver, as_database_error
 from mcp_gateway.core.store.postgres.filling import faults_in, fill
 from mcp_gateway.core.store.postgres.link import PostgresLink, ThreadedPostgresLink, Where
-from mcp_gateway.core.store.postgres.migrations import migrate_database, schema_numbers
+from mcp_gateway.core.store.postgres.migrations import may_be_served_meanwhile, migrate_database, schema_numbers
 from mcp_gateway.core.store.postgres.session import ANY_MAY_LIVE, END_ALL, LOCKS, SERVING, WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from mcp_gateway.core.store.sole import AlreadyServed, alone, sole_server
@@ -23,8 +23,9 @@ from mcp_gateway.core.store.sole import AlreadyServed, alone, sole_server
 _PATIENCE_S = 10.0
 """A server that was killed has its session for a moment, and a command that changes the schema."""
 _POLL_S = 0.05
-_EXCLUSIVE = "pg_try_advisory_lock"
-_TOGETHER = "pg_try_advisory_lock_shared"
+_EXCLUSIVE, _TOGETHER = "pg_try_advisory_lock", "pg_try_advisory_lock_shared"
+_LOCK_TIMEOUT_MS = 200
+"""For what is changed beside others: who waits for a table holds up all who come after."""
 _SERVED = "another gateway already serves from this database; end it, or set GATEWAY_DATABASE_URL to another"
 _SERVED_AND_ALONE = (
     "another gateway already serves from this database, and beside it limits would be counted twice: set "
@@ -33,6 +34,13 @@ _SERVED_AND_ALONE = (
 _SERVED_BY_ONE_ALONE = (
     "a gateway without GATEWAY_VALKEY_URL already serves from this database, and beside it limits would be counted "
     "twice: set it there, too, or end that one"
+)
+_LOCKED = (
+    "somebody keeps locked what this version changes of the database, as who copies it does: begin again after that"
+)
+_SERVED_BY_OLDER = (
+    "gateways of an earlier version serve from this database, and this version changes what they know of it: end all "
+    "of them first"
 )
 _TOOLS = "is PostgreSQL's: copy it with pg_dump, and replace it with pg_restore while no gateway serves"
 
@@ -61,15 +69,14 @@ class PostgresDatabase:
 
     def upgrade_unless_served(self) -> None:
         with self._link() as link:
-            applied, latest = schema_numbers(link)
-            if applied == latest:
-                return
-            if applied < latest and not self._locked_within_patience(link):
+            numbers = schema_numbers(link)
+            numbers.check()
+            if numbers.applied < numbers.latest and not self._within_patience(self._migrated_beside_others, link):
                 raise ServedByOlder(
-                    f"a server of an earlier version works on this database, with schema {applied}; this version "
-                    f"needs {latest}: restart the server with this version first, or use the command of that one"
+                    f"a server of an earlier version works on this database, with schema {numbers.applied}; this "
+                    f"version needs {numbers.latest}: restart the server with this version first, or use the command "
+                    "of that one"
                 )
-            migrate_database(link)
 
     async def open(
         self,
@@ -118,7 +125,7 @@ class PostgresDatabase:
 
     def fill(self, contents: Contents) -> Mapping[str, int]:
         with self._link() as link:
-            if not self._locked_within_patience(link):
+            if not self._within_patience(_has_locked, link):
                 raise AlreadyServed(_SERVED)
             migrate_database(link)
             return fill(link, contents)
@@ -126,28 +133,35 @@ class PostgresDatabase:
     def _migrate_alone(self) -> None:
         """Once no other server works on it, which would know only its own schema."""
         with self._link() as link:
-            if not self._locked_within_patience(link):
-                raise AlreadyServed(_SERVED if self._is_shared else _SERVED_AND_ALONE)
+            if not self._within_patience(_has_locked, link):
+                raise AlreadyServed(_SERVED_AND_ALONE)
             migrate_database(link)
-            if not self._is_shared:
-                link.script(END_ALL)
+            link.script(END_ALL)
 
     def _migrate_beside_others(self) -> None:
-        """Others may serve that know this schema too; one of them may be bringing it up to date just now."""
+        """While servers serve that share it, of an earlier version too; where those could not, once none does."""
         with self._link() as link:
+            if not self._within_patience(self._migrated_beside_others, link):
+                if not may_be_served_meanwhile(link):
+                    raise AlreadyServed(_SERVED_BY_OLDER)
+                if _has_locked(link, _TOGETHER):
+                    raise DatabaseError(_LOCKED)
+                raise AlreadyServed(_SERVED_BY_ONE_ALONE)
 
-            def is_behind() -> bool:
-                applied, latest = schema_numbers(link)
-                return applied != latest
+    def _migrated_beside_others(self, link: PostgresLink) -> bool:
+        """Not where others serve that may not meanwhile, or have locked what is to be changed."""
+        if not _has_locked(link, _TOGETHER if may_be_served_meanwhile(link) else _EXCLUSIVE):
+            return False
+        try:
+            migrate_database(link, _LOCK_TIMEOUT_MS)
+        except asyncpg.LockNotAvailableError:
+            link.connect()
+            return False
+        return True
 
-            if not self._locked_within_patience(link, lambda: _EXCLUSIVE if is_behind() else _TOGETHER):
-                raise AlreadyServed(_SERVED if is_behind() else _SERVED_BY_ONE_ALONE)
-            migrate_database(link)
-
-    def _locked_within_patience(self, link: PostgresLink, lock: Callable[[], str] = lambda: _EXCLUSIVE) -> bool:
-        """`lock` says which, each time that it is tried."""
+    def _within_patience(self, is_done: Callable[[PostgresLink], bool], link: PostgresLink) -> bool:
         deadline_s = time.monotonic() + self._patience_s
-        while not _has_locked(link, lock()):
+        while not is_done(link):
             if time.monotonic() >= deadline_s:
                 return False
             time.sleep(_POLL_S)

@@ -16,7 +16,9 @@ from tests.postgres_stores import lent_database
 pytestmark = pytest.mark.engines
 
 BEGINS = re.compile(r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH)\b")
-PARTS = {"budgets._OUT", "requests._SELECTED", "status_board._SINCE", "status_board._ADD"}
+PARTS = {
+    "budgets._OUT", "requests._SELECTED", "settlements._OF_A_REQUEST", "status_board._SINCE", "status_board._ADD",
+}  # fmt: skip
 """What statements are made of."""
 
 

@@ -22,7 +22,8 @@ _COPY_BYTES = 450
 def schema_numbers(connection: sqlite3.Connection) -> SchemaNumbers:
     """What is applied, and the latest that this version knows. Changes nothing."""
     is_new = not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
-    return SchemaNumbers(0 if is_new else _applied(connection), max(_files()))
+    applied = 0 if is_new else _applied(connection)
+    return SchemaNumbers(applied, max(_files()), applied)
 
 
 def pending(connection: sqlite3.Connection) -> SchemaNumbers | None:
@@ -36,7 +37,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE IF NOT EXISTS schema_migrations (number INTEGER PRIMARY KEY) STRICT")
     files = _files()
     applied = _applied(connection)
-    SchemaNumbers(applied, max(files)).check()
+    SchemaNumbers(applied, max(files), applied).check()
     for number in sorted(number for number in files if number > applied):
         _apply(connection, number, files[number])
 

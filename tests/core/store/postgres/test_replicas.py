@@ -48,6 +48,10 @@ def declared_over(outside: Outside, *, by: int = 0, grace_s: int = 0) -> list[in
     return [one for (one,) in outside.rows(DECLARE_OVER, by, grace_s)]
 
 
+def refuse() -> None:
+    raise ConnectionRefusedError
+
+
 async def cut(session: WriterSession, outside: Outside) -> None:
     """Its connection ends, and it is not told before it asks for something."""
     process_id = session.link.process_id
@@ -129,15 +133,19 @@ async def test_a_connection_that_is_cut_is_made_again_by_the_same(url: str) -> N
     await store.close()
 
 
-async def test_one_that_was_taken_for_dead_goes_on_as_another_and_nothing_happens_twice(url: str) -> None:
+async def test_one_that_was_taken_for_dead_goes_on_as_another_and_nothing_happens_twice(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = session_at(url)
     store = await opened(session, url)
     await store.write(Note("one"))
     before = session.replica
     with Outside(url) as outside:
-        await cut(session, outside)
-        assert declared_over(outside) == [before]
-        assert declared_over(outside) == []
+        with monkeypatch.context() as away:
+            away.setattr(session, "open", refuse)
+            await cut(session, outside)
+            assert declared_over(outside) == [before]
+            assert declared_over(outside) == []
         await store.write(Note("two"), in_outage="wait")
     assert session.replica not in (None, before)
     assert (await store.read(Notes())) == ["one", "two"]

@@ -277,7 +277,7 @@ def _endpoints(
             base_url=base_url,
             is_full=settings.public_stats == "full",
         ),
-        health=Health(gateway.judge, gateway.pool, operators, gateway.version),
+        health=Health(gateway.judge, gateway.pool, operators, gateway.version, gateway.replica),
         metrics=MetricsPage(
             gateway.metrics,
             gateway.lifecycle,

@@ -1,6 +1,7 @@
 """GET /health, /readyz, /livez and /metrics, at the root: what watches the gateway asks these."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Scope
@@ -35,10 +36,11 @@ class BackendObject(Told):
 
 
 class HealthObject(Told):
-    """One word for anybody; the reasons, the worst first, and each backend for the operator."""
+    """One word for anybody; for the operator the reasons, the worst first, each backend, and which of several it is."""
 
     status: Status
     version: str | Absent = None
+    replica: int | Absent = None
     reasons: list[str] | Absent = None
     backends: list[BackendObject] | Absent = None
 
@@ -46,11 +48,14 @@ class HealthObject(Told):
 class Health:
     """Whether the gateway serves: in one word for anybody, with all reasons for its operator."""
 
-    def __init__(self, judge: Judge, pool: Pool, operators: Operators, version: str) -> None:
+    def __init__(
+        self, judge: Judge, pool: Pool, operators: Operators, version: str, replica: Callable[[], int | None]
+    ) -> None:
         self._judge = judge
         self._pool = pool
         self._operators = operators
         self._version = version
+        self._replica = replica
 
     async def get(self, asked: Probe) -> Answered[HealthObject]:
         condition = self._judge.condition()
@@ -67,7 +72,8 @@ class Health:
 
     def _details(self, condition: Condition) -> dict[str, Any]:
         backends = [backend_object(backend) for backend in self._pool.backends]
-        return {"version": self._version, "reasons": condition.reasons, "backends": backends}
+        which = {} if (replica := self._replica()) is None else {"replica": replica}
+        return {"version": self._version, **which, "reasons": condition.reasons, "backends": backends}
 
 
 def _answer(condition: Condition, details: dict[str, Any]) -> Answered[HealthObject]:

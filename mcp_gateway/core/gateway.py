@@ -183,6 +183,8 @@ class Gateway:
     board: StatusBoard
     replicas: Replicas | None
     """None where this process is alone."""
+    replica: Callable[[], int | None]
+    """Which of them it is, as the database numbers them: another one after it was taken for dead."""
     model_days: ModelDays
     operator: Callable[[Actor], "OperatorDesk"]
     reload: Callable[[Actor], Awaitable[Reloaded]]
@@ -302,6 +304,8 @@ async def open_gateway(
             _opened(database, settings, clock.now_ms, metrics.fsynced, is_server=True)
         )
         metrics.elected.set_function(lambda: store.is_elected)
+        metrics.hears_others.set_function(lambda: store.hears_others)
+        metrics.replica.set_function(lambda: store.replica or 0)
         pending = PendingFile(settings.data_dir, await store.identity())
         stack.push_async_callback(_close, store, pending)
         lifecycle = Lifecycle()
@@ -468,6 +472,7 @@ async def open_gateway(
             judge=judge,
             board=board,
             replicas=shared.replicas,
+            replica=lambda: store.replica,
             model_days=ModelDays(activity, board),
         )
         _watch_tool_servers(tool_servers, metrics)

@@ -9,7 +9,7 @@ it was before, since nothing but the database says what a key is, and the limite
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from itertools import islice
 from math import inf
@@ -26,6 +26,8 @@ from mcp_gateway.core.shared_reads import SharedReads
 logger = logging.getLogger(__name__)
 
 _WATCH_INTERVAL_S = 0.5
+_TRUSTED_S = 60.0
+"""For how long keys are as they were last read, where nothing can be read: somebody may have revoked them elsewhere."""
 _MAX_REFUSED = 10_000
 _MOST_KNOWN = 10_000
 """Secrets of keys, and as many accounts of people beside those of the keys."""
@@ -52,6 +54,8 @@ class KnownKeys:
         self._keys = keys
         self._now_ms = now_ms
         self._valid: dict[bytes, Key] = {}
+        self._trusted: Mapping[bytes, Key] = self._valid
+        """Those that need not be looked up: none once nothing could be read for too long."""
         self._digests: dict[str, set[bytes]] = {}
         """Of the valid keys' secrets, by the key's id."""
         self._made: dict[str, set[bytes]] = {}
@@ -87,7 +91,7 @@ class KnownKeys:
     def recall(self, raw: str) -> Key | None:
         """A credential's key; None where it has to be looked up. Raises GatewayError (401, 403) for a refused one."""
         digest = digest_of(raw)
-        key = self._valid.get(digest)
+        key = self._trusted.get(digest)
         if key is None:
             if (code := self._refused.get(digest)) is not None:
                 raise refusal(code)
@@ -191,7 +195,12 @@ class KnownKeys:
         )
 
     async def watch(self) -> None:
-        """Keep up with time and other processes, until cancelled; what is known stays while nothing can be read."""
+        """Keep up with time and other processes, until cancelled.
+
+        While nothing can be read, what is known stays for a while; then each key has to be looked up (503).
+        """
+        loop = asyncio.get_running_loop()
+        read_at_s = loop.time()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_WATCH_INTERVAL_S):
@@ -202,6 +211,11 @@ class KnownKeys:
                 await self.catch_up()
             except DatabaseError as error:
                 logger.error("changes of keys could not be read: %s", error)
+                if loop.time() - read_at_s >= _TRUSTED_S:
+                    self._trusted = {}
+            else:
+                read_at_s = loop.time()
+                self._trusted = self._valid
 
     async def _settled(self, read: Callable[[], Awaitable[T]]) -> T:
         """What is read, as it stands. Raises GatewayError `ledger_unavailable`."""

@@ -70,6 +70,15 @@ class Metrics:
             "gateway_elected", "1 where this process does what falls due by the clock: one of all replicas.",
             registry=registry,
         )  # fmt: skip
+        self.replica = Gauge(
+            "gateway_replica", "Which of the servers of its database this process is; 0 for one that is alone.",
+            registry=registry,
+        )  # fmt: skip
+        self.hears_others = Gauge(
+            "gateway_hears_others",
+            "0 while what other servers and commands change of keys and accounts is looked for twice a second alone.",
+            registry=registry,
+        )
         self.limits_replicas = Gauge(
             "gateway_limits_replicas", "Processes that limits are shared by, as last known; 0 without valkey_url.",
             registry=registry,

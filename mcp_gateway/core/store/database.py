@@ -82,6 +82,10 @@ class OpenDatabase(Engine, Protocol):
     def replica(self) -> int | None:
         """Which of several servers of the database this is; None where it is the only one, or a command."""
 
+    @property
+    def hears_others(self) -> bool:
+        """Whether what others change is heard at once, where there is a way to: not a second later."""
+
     async def identity(self) -> str:
         """What tells this database from every other, its own copies apart."""
 

@@ -115,6 +115,11 @@ class OpenStore(Generic[W, R]):
         return await self.read(_Identity())
 
     @property
+    def hears_others(self) -> bool:
+        """Whether what others change is heard at once, where there is a way to: not a second later."""
+        return True
+
+    @property
     def is_elected(self) -> bool:
         """Whether this server is the one that does what falls due by the clock: always, where it is alone."""
         return True

@@ -19,6 +19,7 @@ from mcp_gateway.core.ids import new_id, now_ms
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.databases import reads_of
+from tests.loop_clock import pass_time
 from tests.patience import eventually
 
 
@@ -456,3 +457,19 @@ async def test_what_is_known_stays_while_the_database_cannot_be_read_and_is_caug
     await eventually(lambda: not len(watching))
     assert await refusal(watching, raw) == "revoked_api_key"
     assert await resolve(watching, unseen)
+
+
+async def test_what_could_not_be_read_for_long_is_known_no_more_until_it_can(
+    watching: KnownKeys, keys: KeyRing, account: str, database: Path
+) -> None:
+    key, raw = await keys.create(account)
+    await watching.look_up(raw)
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("INSERT INTO identity_changes (changed_id) VALUES (?)", (key.id,))
+        other.execute("ALTER TABLE keys RENAME TO away")
+        await asyncio.sleep(0)
+        pass_time(module._TRUSTED_S)
+        await eventually(lambda: watching.recall(raw) is None)
+        assert await refusal(watching, raw) == "ledger_unavailable"
+        other.execute("ALTER TABLE away RENAME TO keys")
+    await eventually(lambda: watching.recall(raw) == key)

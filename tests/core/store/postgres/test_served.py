@@ -71,7 +71,8 @@ async def test_a_second_server_of_a_database_does_not_begin(tmp_path: Path, monk
 async def test_servers_that_name_one_valkey_serve_from_a_database_together(tmp_path: Path, valkey_url: str) -> None:
     with lent_database() as url:
         one, two = (settings_at(url, tmp_path / name, valkey_url=valkey_url) for name in ("one", "two"))
-        async with open_gateway(one), open_gateway(two):
+        async with open_gateway(one) as first, open_gateway(two) as second:
+            assert len({None, first.replica(), second.replica()}) == 3
             async with open_desk(settings_at(url, tmp_path / "a command")) as desk:
                 assert await desk.ledger.check(of_all_entries=True) == []
             sole = PostgresDatabase(tmp_path, url, patience_s=0)

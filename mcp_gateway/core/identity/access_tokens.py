@@ -6,10 +6,10 @@ Knows no session: whether the one that a token names still stands is looked up b
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mcp_gateway.core.clock import DAY_MS
-from mcp_gateway.core.engine import DatabaseError, Engine, Read, Write
+from mcp_gateway.core.engine import Announcement, DatabaseError, Engine, Read, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.shared_reads import SharedReads
 
@@ -21,7 +21,7 @@ _SIGNS_FOR_MS = 7 * DAY_MS
 _MADE_AHEAD_MS = DAY_MS
 """So that every server knows a key long before it signs."""
 _READ_AGAIN_MS = 10_000
-"""Tokens with keys that nobody knows have the keys read again so often at most."""
+"""Tokens with keys that nobody knows have the keys read again so often at most, unless another server has made one."""
 _SECRET_BYTES = 32
 _CHECKED: Any = {"require": ["exp", "sub", "sid"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
 """By PyJWT, which has a clock of its own; times are compared with ours."""
@@ -46,6 +46,13 @@ class MakeSigningKey(Write[None]):
 @dataclass(frozen=True, slots=True)
 class AllSigningKeys(Read[list[SigningKey]]):
     """The one that signs last, last."""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeyMade(Announcement):
+    """Another server signs with a key that may not be known here: the first of all, where none was made ahead."""
+
+    word: ClassVar[str] = "signing_key"
 
 
 class TokenClaims(NamedTuple):
@@ -77,6 +84,8 @@ class AccessTokens:
         self._read_at_ms = -_READ_AGAIN_MS
         """When they were read last; what fails is none."""
         self._reads = SharedReads[bool]()
+        store.listen(SigningKeyMade, lambda _: self._expect_another())
+        store.on_unheard(self._expect_another)
 
     async def make(self, user_id: str, session_id: str, scopes: str) -> str:
         """A token that names a session."""
@@ -107,6 +116,10 @@ class AccessTokens:
         except (jwt.PyJWTError, ValueError):
             raise _not_ours() from None
         return self._told(claims)
+
+    def _expect_another(self) -> None:
+        """Have the keys read again as soon as a token has one that is not known."""
+        self._read_at_ms = -_READ_AGAIN_MS
 
     def _told(self, claims: Mapping[str, Any]) -> TokenClaims:
         """What only our key can have signed is as we wrote it."""

@@ -24,7 +24,7 @@ class CounterSample:
     """What a backend had counted of a model by its own name, as the gateway that began at `run_at_ms` read it.
 
     It was counted at some time from `asked_at_ms` to `at_ms`. `ours` are the requests that the gateway had there then,
-    `others` those of anybody else; `failed_requests` are of ours there since that began.
+    `others` those of anybody else, other replicas too; `failed_requests` are of ours there since that began.
     """
 
     at_ms: int

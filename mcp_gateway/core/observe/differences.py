@@ -4,7 +4,7 @@ Pure. A reason says how far apart the two may be because of it; what is beyond a
 """
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -130,8 +130,11 @@ class Sums:
 class Series:
     """The samples of one backend and model, two at least, and the requests that were billed of it."""
 
-    def __init__(self, samples: Sequence[CounterSample]) -> None:
-        self._samples = samples
+    def __init__(self, told: Sequence[CounterSample]) -> None:
+        self._told = told
+        self._last_of = {sample.run_at_ms: sample for sample in told}
+        """Of each run: of the gateway after a restart, or of replicas beside each other."""
+        self._samples = samples = _one_at_a_time(told)
         self._read_ms = [sample.at_ms for sample in samples]
         self._asked_ms = [sample.asked_at_ms for sample in samples]
         self._counts_cached = all(sample.counters.cached_tokens is not None for sample in samples)
@@ -210,9 +213,10 @@ class Series:
             yield Reason("failed_over", failed_over, most=_ANY)
         if restarts := [number for number, step in enumerate(self._steps, 1) if _is_restart(*step)]:
             yield Reason("backend_restarted", len(restarts), NONE - self._tokens_at(restarts))
-        if runs := len({sample.run_at_ms for sample in self._samples}) - 1:
-            yield Reason("restarted", runs, most=_ANY)
-        if (running := self._samples[-1].ours - self._recorded_at_last()) > 0:
+        live = [last for last in self._last_of.values() if not self._has_ended(last)]
+        if ended := len(self._last_of) - len(live):
+            yield Reason("restarted", ended, most=_ANY)
+        if (running := sum(last.ours for last in live) - self._recorded_at_last()) > 0:
             yield Reason("still_running", running, most=_ANY)
         if choices := self._gain("more_choices"):
             prompts = choices * billed.largest_prompt
@@ -220,10 +224,19 @@ class Series:
         if self._counts_cached and billed.untold.requests:
             yield Reason("cached_not_told", billed.untold.requests, most=Tokens(cached=billed.untold.prompt))
 
+    def _has_ended(self, last: CounterSample) -> bool:
+        """Whether a run has, of which this is the last sample: another has begun since, or was read on and on."""
+        later = Counter(sample.run_at_ms for sample in self._told if sample.at_ms > last.at_ms)
+        return any(run_at_ms > last.at_ms or times > 1 for run_at_ms, times in later.items())
+
     def _others(self, requests: int) -> Iterator[Reason]:
-        """Whether anybody else made it work: by what it finished beyond ours, and what it had as it was read."""
+        """Whether anybody else made it work: by what it finished beyond ours, and what it had as it was read.
+
+        Of that the requests of other replicas are a part, where there were any.
+        """
         finished = self._gain("finished_requests")
-        seen = max(sample.others for sample in self._samples)
+        is_alone = len(self._samples) == len(self._told)
+        seen = max(sample.others for sample in self._samples) if is_alone else 0
         if finished is None or (times := max(finished - requests, seen)) > 0:
             yield Reason("by_others", None if finished is None else times, most=_ANY)
 
@@ -234,8 +247,10 @@ class Series:
 
     def _failed_requests(self) -> int:
         """Of ours at that backend, whichever of its models they were for."""
-        same_run = (earlier.failed_requests * (earlier.run_at_ms == later.run_at_ms) for earlier, later in self._steps)
-        return sum(later.failed_requests for _, later in self._steps) - sum(same_run)
+        since_ms = self._told[0].at_ms
+        first_of = {sample.run_at_ms: sample for sample in reversed(self._told)}
+        before = sum(first.failed_requests for first in first_of.values() if first.run_at_ms <= since_ms)
+        return sum(last.failed_requests for last in self._last_of.values()) - before
 
     def _tokens_at(self, restarts: Sequence[int]) -> Tokens:
         """Of requests that ran between the last sample before a restart and the first one after."""
@@ -245,6 +260,17 @@ class Series:
             if any(began <= number <= ended for number in restarts)
         )
         return reduce(add, ran, NONE)
+
+
+def _one_at_a_time(told: Sequence[CounterSample]) -> Sequence[CounterSample]:
+    """Those of one run until it ends, then another's: what several replicas read side by side may be in any order."""
+    last_of = {sample.run_at_ms: sample for sample in told}
+    taken = [told[0]]
+    for sample in told[1:]:
+        run_at_ms = taken[-1].run_at_ms
+        if sample.run_at_ms == run_at_ms or last_of[run_at_ms] is taken[-1]:
+            taken.append(sample)
+    return taken
 
 
 def _is_restart(earlier: CounterSample, later: CounterSample) -> bool:

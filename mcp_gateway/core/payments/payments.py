@@ -39,11 +39,12 @@ class NoteEvent(Write[Uncredited | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class NoteCustomer(Write[None]):
-    """Who an account is at Stripe."""
+class NoteCustomer(Write[str]):
+    """Who an account is at Stripe, in place of who it was. Comes to whom others have noted meanwhile, else to this."""
 
     account_id: str
     customer_id: str
+    instead_of: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +154,8 @@ class Payments:
             known = await self._known_customer(account_id)
             if known is not None and known != instead_of:  # made while this one waited
                 return known
-            customer_id = await self._till.create_customer(account_id)
-            await self._store.write(NoteCustomer(account_id, customer_id))
-            return customer_id
+            made_id = await self._till.create_customer(account_id)
+            return await self._store.write(NoteCustomer(account_id, made_id, instead_of))
 
     async def _known_customer(self, account_id: str) -> str | None:
         return await self._store.read(CustomerOf(account_id))

@@ -179,10 +179,33 @@ def test_what_has_not_ended_at_the_last_sample_has_no_bill_yet() -> None:
 def test_attempts_that_failed_are_counted_over_starts_of_the_gateway_and_less_those_that_have_a_record() -> None:
     samples = [
         sample(0, failed_requests=5), sample(5, failed_requests=7),
-        sample(9, 80, 45, failed_requests=1, run_at_ms=6),
+        sample(9, 80, 45, failed_requests=1, run_at_ms=6000),
     ]  # fmt: skip
     found = compared(samples, use(1, 2, http_status=502, error_code="backend_died"))
     assert named(found) == {"failed": 1, "failed_over": 2, "restarted": 1}
+
+
+def test_replicas_that_read_side_by_side_are_no_restarts_and_not_each_others_others() -> None:
+    """Nor is a backend that counted more as it was read by one than as it was read by the other just after."""
+    samples = [
+        sample(0, run_at_ms=-9), sample(1, run_at_ms=-8),
+        sample(5, 20, 10, run_at_ms=-9, others=1, finished_requests=2),
+        sample(5.001, 10, 5, run_at_ms=-8, others=1, finished_requests=1),
+        sample(9, 30, 15, run_at_ms=-9, finished_requests=3), sample(9.5, 30, 15, run_at_ms=-8, finished_requests=3),
+    ]  # fmt: skip
+    found = compared(samples, use(1, 2), use(3, 4), use(6, 7))
+    assert (found.counted, agrees(found)) == (Tokens(30, 15), True)
+
+
+def test_what_failed_at_replicas_and_runs_there_is_that_of_all_and_one_that_ends_is_a_restart() -> None:
+    samples = [
+        sample(0, run_at_ms=-9, failed_requests=3), sample(1, run_at_ms=-8, failed_requests=5),
+        sample(5, run_at_ms=-9, failed_requests=4, ours=1), sample(6, run_at_ms=-8, failed_requests=7),
+        sample(7, run_at_ms=6500, failed_requests=1),
+        sample(9, 1, run_at_ms=-9, failed_requests=4, ours=1),
+        sample(9.5, 1, run_at_ms=6500, failed_requests=1, ours=2),
+    ]  # fmt: skip
+    assert named(compared(samples)) == {"failed_over": 1 + 2 + 1, "restarted": 1, "still_running": 3}
 
 
 def test_a_server_that_counts_no_cached_tokens_is_compared_without() -> None:

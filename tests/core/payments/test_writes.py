@@ -43,9 +43,11 @@ async def test_what_is_paid_for_nobody_credits_nobody_and_is_told_once(store: St
     assert await Ledger(store).balance(account_id) == Balance()
 
 
-async def test_an_account_has_one_customer_the_last_that_was_made(store: Store) -> None:
+async def test_an_account_has_one_customer_the_last_that_was_made_in_place_of_another(store: Store) -> None:
     account = (await Accounts(store, new_id=new_id, now_ms=now_ms).create("Ann")).id
     assert await store.read(CustomerOf(account)) is None
-    for customer_id in ("cus_1", "cus_2"):
-        await store.write(NoteCustomer(account, customer_id))
-    assert await store.read(CustomerOf(account)) == "cus_2"
+    assert await store.write(NoteCustomer(account, "cus_1", None)) == "cus_1"
+    assert await store.write(NoteCustomer(account, "cus_2", None)) == "cus_1"  # who asked did not know of it
+    assert await store.write(NoteCustomer(account, "cus_3", "cus_1")) == "cus_3"
+    assert await store.write(NoteCustomer(account, "cus_4", "cus_1")) == "cus_3"
+    assert await store.read(CustomerOf(account)) == "cus_3"

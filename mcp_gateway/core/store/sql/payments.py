@@ -91,12 +91,16 @@ def _take_back(transaction: Transaction, payment_id: str) -> None:
         transaction.execute("UPDATE stripe_reversals SET taken_nano = ? WHERE id = ?", (one.due_nano, one.id))
 
 
-def _note_customer(transaction: Transaction, write: NoteCustomer) -> None:
+def _note_customer(transaction: Transaction, write: NoteCustomer) -> str:
+    """Of two servers that make one at a time the first counts: the other's has nothing at Stripe."""
     sql = (
-        "INSERT INTO stripe_customers VALUES (?, ?) "
-        "ON CONFLICT (account_id) DO UPDATE SET customer_id = excluded.customer_id"
+        "INSERT INTO stripe_customers VALUES (?, ?) ON CONFLICT (account_id) DO UPDATE SET customer_id = "
+        "CASE WHEN stripe_customers.customer_id = ? THEN excluded.customer_id ELSE stripe_customers.customer_id END "
+        "RETURNING customer_id"
     )
-    transaction.execute(sql, (write.account_id, write.customer_id))
+    row = transaction.first(sql, (write.account_id, write.customer_id, write.instead_of))
+    assert row is not None
+    return str(row[0])
 
 
 def _customer(rows: Rows, read: CustomerOf) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.identity.access_tokens import AllSigningKeys, MakeSigningKey, SigningKey
+from mcp_gateway.core.identity.access_tokens import AllSigningKeys, MakeSigningKey, SigningKey, SigningKeyMade
 from mcp_gateway.core.identity.accounts import CreateAccount
 from mcp_gateway.core.identity.key_ring import EndKeys
 from mcp_gateway.core.identity.keys import unknown_account
@@ -460,6 +460,7 @@ def _make_signing_key(transaction: Transaction, write: MakeSigningKey) -> None:
     if not transaction.first("SELECT 1 FROM signing_keys WHERE active_from_ms >= ?", (key.active_from_ms,)):
         row = (key.id, key.secret, key.active_from_ms, key.retired_at_ms)
         transaction.execute("INSERT INTO signing_keys VALUES (?, ?, ?, ?)", row)
+        transaction.announce(SigningKeyMade())
 
 
 def _signing_keys(rows: Rows, _: AllSigningKeys) -> list[SigningKey]:

@@ -11,6 +11,7 @@ import pytest
 
 from mcp_gateway.core.engine import Announcement, Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.access_tokens import AccessTokens, SigningKey
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
@@ -25,6 +26,7 @@ from mcp_gateway.core.store.postgres.hearing import Hearing
 from mcp_gateway.core.store.postgres.session import WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from mcp_gateway.core.store.transaction import Executors, Transaction
+from tests.clocks import MsClock
 from tests.patience import eventually, settled
 from tests.postgres_server import Outside
 from tests.postgres_stores import lent_database
@@ -273,6 +275,21 @@ async def test_a_key_that_is_revoked_elsewhere_is_refused_here_at_once(
         known.recall(raw)
     assert caught.value.code == "revoked_api_key"
     watching.cancel()
+
+
+async def test_what_another_signs_with_is_known_here_at_once(listener: PostgresStore, other: PostgresStore) -> None:
+    """Also where keys were read just before, for a token of nobody's."""
+    clock = MsClock()
+    foreign, there, here = (
+        AccessTokens(store, issuer="https://gateway.test", lifetime_ms=900_000, new_id=new_id, now_ms=clock)
+        for store in (other, other, listener)
+    )
+    foreign._keys = {"sgn_0": SigningKey("sgn_0", 32 * b"x", 0, 2**62)}
+    with pytest.raises(GatewayError):
+        await here.read(await foreign.make("usr_1", "ses_1", "read"))
+    token = await there.make("usr_1", "ses_1", "read")
+    await eventually(lambda: here._read_at_ms < 0)
+    assert (await here.read(token)).user_id == "usr_1"
 
 
 def all_kinds() -> list[type[Announcement]]:

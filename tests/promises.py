@@ -795,6 +795,9 @@ AREAS: dict[str, Area] = {
                 "tests/doors/test_idempotency.py",
                 "tests/core/test_idempotency.py",
             ],
+            "Whoever signs in, pays, repeats a request or is let in by a person may come to another replica at each step.": [
+                "tests/engines/test_any_replica.py",
+            ],
             "Of several replicas one at a time answers what bears an `Idempotency-Key`, and another once that one is dead.": [
                 "tests/core/store/postgres/test_claims.py",
             ],

@@ -66,7 +66,7 @@ class Program:
         return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
     async def weight(self) -> Weight:
-        async with httpx2.AsyncClient(base_url=self.url) as http:
+        async with httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE_S) as http:
             metrics = (await http.get("/metrics")).text
         links = [*self._links()]
 

@@ -12,7 +12,12 @@ from tests.sources import nodes_of
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for path in (ROOT / "tests").rglob("test_*.py"))
-BY_CI = {line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")}
+BY_CI = {
+    f"make {target}"
+    for line in (ROOT / ".ci" / "run").read_text().splitlines()
+    if line.startswith("make ")
+    for target in re.findall(r"(?<= )[a-z]\S*", line.partition("#")[0])
+}
 TESTS_OF = {test for area in promises.AREAS.values() for tests in area.promises.values() for test in tests}
 
 NO_PROMISE = {

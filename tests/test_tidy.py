@@ -476,3 +476,14 @@ def test_every_setting_that_a_page_names_exists(page: str) -> None:
     assert named
     for name in (table or plain for table, plain in named):
         assert f"| `{name}` |" in settings, name
+
+
+ASKS = {f"httpx2.{name}" for name in ("AsyncClient", "Client", "get", "post", "request", "stream")}
+
+
+@each("path", sorted((ROOT / "tests").rglob("*.py")))
+def test_a_client_of_a_test_waits_for_longer_than_httpx_does(path: Path) -> None:
+    """Five seconds, where nothing is said of it, pass on a busy machine."""
+    for node in nodes_of(path):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ASKS:
+            assert {"timeout", "transport"} & {option.arg for option in node.keywords}, f"{path.name}:{node.lineno}"

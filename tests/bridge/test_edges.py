@@ -71,7 +71,7 @@ class Lines:
 
 @contextlib.asynccontextmanager
 async def bridge_to(url: str, transport: str = "auto") -> AsyncIterator[Lines]:
-    async with httpx2.AsyncClient(verify=NO_TLS) as client:
+    async with httpx2.AsyncClient(verify=NO_TLS, timeout=PATIENCE_S) as client:
         lines = Lines(client, url, transport)
         yield lines
         await lines.bridge.aclose()
@@ -733,7 +733,7 @@ async def test_what_a_server_says_does_not_move_a_terminal_s_cursor(
             await exchange.head(202, content_length="0")
 
     escaped = mark.encode("unicode_escape").decode()
-    async with fake_server(answer) as server, httpx2.AsyncClient(verify=NO_TLS) as client:
+    async with fake_server(answer) as server, httpx2.AsyncClient(verify=NO_TLS, timeout=PATIENCE_S) as client:
         remote = Remote(client, server.url, Log(is_verbose=False))
         assert await mcp_stdio_bridge.check(remote, "http", has_key=False) == 0
     told = capsys.readouterr().out

@@ -138,7 +138,7 @@ async def get(door: Door, token: str, path: str = "/v1/models") -> int:
 
 
 async def test_a_program_gets_a_token_that_is_signed_by_the_first_of_the_published_keys() -> None:
-    with httpx2.Client() as http, served_oidc_provider(NOBODY, keys=[NEWEST, OLDER]) as provider:
+    with httpx2.Client(timeout=PATIENCE_S) as http, served_oidc_provider(NOBODY, keys=[NEWEST, OLDER]) as provider:
         token = provider.access_token(http, RESOURCE)
         published = jwt.PyJWKSet.from_dict(http.get(f"{provider.issuer}/jwks").json())
     assert jwt.get_unverified_header(token)["typ"] == "at+jwt"
@@ -150,7 +150,7 @@ async def test_a_program_s_token_opens_what_a_key_opens_and_nothing_if_it_is_for
     tmp_path: Path, provider: OidcProvider
 ) -> None:
     async with opened(tmp_path, provider) as door:
-        with httpx2.Client() as http:
+        with httpx2.Client(timeout=PATIENCE_S) as http:
             token = provider.access_token(http, f"{door.url}/v1")
             elsewhere = provider.access_token(http, "https://elsewhere.test/v1")
             narrow = provider.access_token(http, f"{door.url}/v1", scope="read")
@@ -166,7 +166,7 @@ async def test_a_program_s_token_opens_what_a_key_opens_and_nothing_if_it_is_for
 
 
 async def test_keys_change_as_the_issuer_changes_them_and_are_known_while_it_is_away(tmp_path: Path) -> None:
-    with httpx2.Client() as http, contextlib.ExitStack() as away:
+    with httpx2.Client(timeout=PATIENCE_S) as http, contextlib.ExitStack() as away:
         provider = away.enter_context(served_oidc_provider(NOBODY, keys=[OLDER]))
         async with opened(tmp_path, provider) as door:
             assert door.gateway.oidc is not None
@@ -240,7 +240,7 @@ async def test_an_mcp_client_whose_token_lacks_a_scope_asks_its_person_for_it(
 ) -> None:
     async with opened(tmp_path, provider) as door:
         client = SignedIn(f"{door.url}/v1/mcp", provider, "gateway")
-        with httpx2.Client() as http:
+        with httpx2.Client(timeout=PATIENCE_S) as http:
             client.keep(provider.access_token(http, client.url, scope="read"), "read")
         async with client.session(era) as session:
             told = await session.call_tool("list_models", {})

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 
 from tests.doors.test_console import PASSWORD
+from tests.patience import PATIENCE_S
 from tests.serving import Door, open_door
 
 _QUESTION = re.compile(r"http://127\.0\.0\.1:\d+/oauth/authorize\?\S+")
@@ -43,7 +44,7 @@ class SuiteClient:
         fields = {name: unescape(value) for name, value in _FIELD.findall(page.text)}
         chosen = {"decision": "allow", "expires_in_days": "1"}
         answer = await http.post("/console/authorize", data=fields | chosen, headers=headers)
-        async with httpx2.AsyncClient() as browser:
+        async with httpx2.AsyncClient(timeout=PATIENCE_S) as browser:
             await browser.get(answer.headers["refresh"].removeprefix("0; url="))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.program import running_program
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,10 @@ async def test_the_wheel_serves_pages_and_what_they_refer_to(
     config.write_text(f'port = 0\ndata_dir = "{tmp_path / "data"}"\n')
     monkeypatch.setenv("PYTHONPATH", str(installed))
     monkeypatch.chdir(tmp_path)
-    async with running_program(config) as program, httpx2.AsyncClient(base_url=program.url, trust_env=False) as client:
+    async with (
+        running_program(config) as program,
+        httpx2.AsyncClient(base_url=program.url, trust_env=False, timeout=PATIENCE_S) as client,
+    ):
         page = await client.get("/console/sign-in")
         assert page.status_code == 200
         files = set(re.findall(r'(?:href|src)="(/console/static/[^"]+)"', page.text))

@@ -24,7 +24,7 @@ from mcp_gateway.core.money import NANO_PER_CENT, NANO_PER_USD
 from mcp_gateway.core.payments.facts import ACCOUNT, AUTO_PAYMENT
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.fake_stripe import SECRET_KEY, WEBHOOK_SECRET, FakeStripe, event, saving_intent, signed
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.program import running_program
 from tests.replaying import ReplayingBackend
 from tests.serving import bearer
@@ -157,7 +157,7 @@ async def topped_up_accounts(config: Path, stripe: FakeStripe) -> dict[str, str]
             account = (await desk.accounts.create("crash")).id
             await desk.ledger.credit(account, START_NANO, f"start {account}")
             _, keys[account] = await desk.keys.create(account, limits=OwnLimits(None, None, None, None))
-    async with running_program(config) as program, httpx2.AsyncClient(base_url=program.url) as http:
+    async with running_program(config) as program, httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_S) as http:
         for account, key in keys.items():
             stripe.customers.add(customer := f"cus_{account}")
             intent = saving_intent(account, customer=customer, method="pm_1", payment=f"pi_of_{account}")
@@ -180,7 +180,10 @@ async def test_what_stripe_took_is_credited_once_and_taken_once_however_often_th
         for _ in range(KILLS_OF_A_KIND):
             for kind in KINDS:
                 await killed_while_it_pays(config, stripe, [*keys.values()], kind)
-        async with running_program(config) as program, httpx2.AsyncClient(base_url=program.url) as http:
+        async with (
+            running_program(config) as program,
+            httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_S) as http,
+        ):
             await Scene(http, stripe, database).at_rest()
             check_payments(database, stripe, [*keys])
             assert {await tell_of(http, one) for one in stripe.intents.values()} == {200}

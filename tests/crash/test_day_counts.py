@@ -18,7 +18,7 @@ from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.crash.test_kill import write_config
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.program import Program, running_program
 from tests.replaying import ReplayingBackend, in_two, stream
 from tests.serving import FREE, PRICED, bearer, chat_body
@@ -56,7 +56,10 @@ async def test_streams_that_ran_at_each_kill_count_in_the_day(tmp_path: Path) ->
                 await is_admitted(tmp_path, account, 2 * STREAMS * kill)
                 program.process.send_signal(signal.SIGKILL)
             assert recorded(tmp_path) == 0
-        async with running_program(config) as program, httpx2.AsyncClient(base_url=program.url) as http:
+        async with (
+            running_program(config) as program,
+            httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_S) as http,
+        ):
             response = await http.get("/v1/limits", headers=bearer(key))
             assert response.headers["x-ratelimit-remaining"] == str(100 - 2 * STREAMS * KILLS)
             await program.end()

@@ -24,7 +24,7 @@ from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ledger.entries import Balance
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.store.sqlite.database import DATABASE
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.program import Program, running_program
 from tests.replaying import Asked, ReplayingBackend
 from tests.serving import PRICED, bearer
@@ -129,7 +129,7 @@ class Line:
 
 
 async def minted_line(config: Path, top: str) -> Line:
-    async with running_program(config) as program, httpx2.AsyncClient(base_url=program.url) as http:
+    async with running_program(config) as program, httpx2.AsyncClient(base_url=program.url, timeout=PATIENCE_S) as http:
         leased = await mint(http, top, "100", is_lease=True, lasts_s=LEASE_S)
         line = Line(top, leased, await mint(http, leased["key"], "50", is_lease=False))
         await program.end()
@@ -194,13 +194,13 @@ async def test_a_server_killed_under_load_loses_no_bill_and_leaves_no_hold(tmp_p
 
 
 async def wallet(program: Program, key: str) -> dict[str, str]:
-    async with httpx2.AsyncClient(base_url=program.url, headers=bearer(key)) as http:
+    async with httpx2.AsyncClient(base_url=program.url, headers=bearer(key), timeout=PATIENCE_S) as http:
         told: dict[str, str] = (await http.get("/v1/credits")).json()
         return told
 
 
 async def end_with_made(program: Program, key: str, key_id: str) -> None:
-    async with httpx2.AsyncClient(base_url=program.url, headers=bearer(key)) as http:
+    async with httpx2.AsyncClient(base_url=program.url, headers=bearer(key), timeout=PATIENCE_S) as http:
         assert (await http.delete(f"/v1/keys/{key_id}?with_made=true")).status_code == 200
 
 

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.ledger.purse import Hold
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.replaying import ReplayingBackend
 from tests.serving import MESSAGES, Door, open_door
 from tests.stage import PRICED, Stage, staged
@@ -140,7 +140,7 @@ async def test_openais_sdk_tries_again_what_is_held_and_not_what_is_missing(
             await impatient.end(CREDIT_NANO)  # and so nothing is held any more, and nothing there
 
     monkeypatch.setattr(openai.AsyncOpenAI, "_calculate_retry_timeout", lambda *_: 0)
-    async with httpx2.AsyncClient(event_hooks={"response": [note]}) as http:
+    async with httpx2.AsyncClient(event_hooks={"response": [note]}, timeout=PATIENCE_S) as http:
         client = openai.AsyncOpenAI(
             api_key=impatient.key, base_url=f"{impatient.door.url}/v1", max_retries=5, http_client=http
         )

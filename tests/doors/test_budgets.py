@@ -16,6 +16,7 @@ from mcp_gateway.core.ledger.budgets import BUDGET_WINDOWS, Budget, BudgetGroup,
 from mcp_gateway.core.money import format_usd
 from tests.cases import each
 from tests.doors.test_growing_holds import AGENT, AGENTS, REAL_NANO, WORST_NANO, in_steps
+from tests.patience import PATIENCE_S
 from tests.replaying import Asked, ReplayingBackend, events, held
 from tests.serving import FREE, MESSAGES, Door, bearer, error_of, open_door
 from tests.stage import CREDIT_NANO, PRICED, Stage, cost_nano, staged
@@ -174,7 +175,7 @@ async def test_openais_sdk_does_not_try_again(stage: Stage, monkeypatch: pytest.
         tries.append(response.status_code)
 
     monkeypatch.setattr(openai.AsyncOpenAI, "_calculate_retry_timeout", lambda *_: 0)
-    async with httpx2.AsyncClient(event_hooks={"response": [note]}) as http:
+    async with httpx2.AsyncClient(event_hooks={"response": [note]}, timeout=PATIENCE_S) as http:
         client = openai.AsyncOpenAI(api_key=stage.key, base_url=f"{stage.door.url}/v1", max_retries=5, http_client=http)
         with pytest.raises(openai.APIStatusError) as raised:
             await client.chat.completions.create(model=PRICED["id"], messages=cast(Any, MESSAGES), max_tokens=16)

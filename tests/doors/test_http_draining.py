@@ -120,7 +120,7 @@ async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_or
     assert status == 0
     assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
     with pytest.raises(httpx2.ConnectError):
-        httpx2.get(f"{gateway.url}/health")
+        httpx2.get(f"{gateway.url}/health", timeout=PATIENCE_S)
 
 
 async def test_hundreds_of_open_status_pages_are_ended_at_once_and_in_good_order(tmp_path: Path) -> None:

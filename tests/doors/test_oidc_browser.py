@@ -19,6 +19,7 @@ from mcp_gateway.core.ids import now_ms
 from tests.cases import each
 from tests.fake_issuer import CLIENT_ID, CLIENT_SECRET, FakeIssuer
 from tests.logged import lines_logged
+from tests.patience import PATIENCE_S
 from tests.serving import BASE_URL, NO_TLS, Door, error_of, fresh_guest, open_door
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -86,7 +87,7 @@ async def led_back(door: Door, then: str | None = None) -> Back:
     began = await door.http.get(START + query, headers=fresh_guest())
     assert began.status_code == 303, began.text
     flow = cookies_of(began)[FLOW_COOKIE]
-    async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as http:
+    async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False, timeout=PATIENCE_S) as http:
         answer = await http.get(began.headers["location"])
     assert answer.status_code == 302, answer.text
     return Back(flow, dict(parse_qsl(urlsplit(answer.headers["location"]).query)))

@@ -24,7 +24,7 @@ from tests.doors.test_oidc_browser import CLIENT, ENVIRON, led_back, me, signed_
 from tests.doors.test_people import cheap, email, login, registered
 from tests.fake_issuer import FakeIssuer
 from tests.fake_stripe import FakeStripe, event, session, settings_of, signed
-from tests.patience import becomes, eventually
+from tests.patience import PATIENCE_S, becomes, eventually
 from tests.postgres_stores import lent_database
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import BASE_URL, FREE, NO_TLS, Door, bearer, error_of, open_door
@@ -69,7 +69,11 @@ async def by_turns(*doors: Door) -> AsyncIterator[Door]:
         request.headers["host"] = f"127.0.0.1:{request.url.port}"
 
     async with httpx2.AsyncClient(
-        base_url=doors[0].url, verify=NO_TLS, trust_env=False, event_hooks={"request": [send_elsewhere]}
+        base_url=doors[0].url,
+        timeout=PATIENCE_S,
+        verify=NO_TLS,
+        trust_env=False,
+        event_hooks={"request": [send_elsewhere]},
     ) as http:
         yield dataclasses.replace(doors[0], http=http)
 

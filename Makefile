@@ -105,7 +105,7 @@ test-console: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## each page of the 
 	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal tests/console
 
 .PHONY: test-deploy
-test-deploy: $(VENV)/.installed-dev $(DEPLOY)/.installed  ## what deploy/ has, by the programs that others have for each kind of file: hadolint, check-jsonschema, Helm, Kubernetes' schemas, promtool, systemd
+test-deploy: $(VENV)/.installed-dev $(DEPLOY)/.installed $(ENGINES)/.installed  ## what deploy/ has, by the programs that others have for each kind of file: hadolint, check-jsonschema, Helm, Kubernetes' schemas, promtool, systemd
 	@$(BIN)/python -m pytest -m slow tests/deploy
 
 screenshots: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## draw every page of the console in both themes and widths, into build/screenshots
@@ -223,13 +223,14 @@ $(CONSOLE)/.installed: $(UV) tests/console/requirements.txt
 		|| { apt-get update --quiet=2 && apt-get install --yes --quiet=2 --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 	@touch $@
 
-# in an environment of their own; promtool is Debian's, taken out of its package, since nothing of Prometheus is to run
+# in an environment of their own; promtool and nginx are Debian's, taken out of their packages, since nothing of the system's is to begin
 $(DEPLOY)/.installed: $(UV) tests/deploy/requirements.txt deploy/build-requirements.txt
 	@echo "installing into $(DEPLOY) ..."
 	@rm -rf $(DEPLOY) && $(BIN)/python -m venv $(DEPLOY) && mkdir $(DEPLOY)/debian
 	@$(UV_INSTALL) --python $(DEPLOY) --require-hashes -r tests/deploy/requirements.txt -r deploy/build-requirements.txt
-	@cd $(DEPLOY)/debian && { apt-get download --quiet=2 prometheus 2>/dev/null || { apt-get update --quiet=2 && apt-get download --quiet=2 prometheus; }; } \
-		&& dpkg -x prometheus_*.deb . && ln -s ../debian/usr/bin/promtool ../bin/promtool && rm prometheus_*.deb
+	@cd $(DEPLOY)/debian && { apt-get download --quiet=2 prometheus nginx 2>/dev/null || { apt-get update --quiet=2 && apt-get download --quiet=2 prometheus nginx; }; } \
+		&& for package in *.deb; do dpkg -x $$package . && rm $$package || exit 1; done \
+		&& ln -s ../debian/usr/bin/promtool ../debian/usr/sbin/nginx ../bin/
 	@touch $@
 
 $(SUITES)/.installed: $(UV)

@@ -1,4 +1,7 @@
-"""What a gateway under a little traffic of many kinds tells at /metrics, twice, and what promtool takes for that."""
+"""What a replica under a little traffic of many kinds tells at /metrics, twice, and what promtool takes for that.
+
+It has a PostgreSQL and a Valkey, so that whatever any gateway tells is there.
+"""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,11 +11,14 @@ from typing import Any, NamedTuple
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
+from http_api.worker_metrics import merged
 from tests.captured import captured
 from tests.patience import eventually
+from tests.postgres_stores import lent_database
 from tests.replaying import Answer, ReplayingBackend, death, events, stream, unary, usage, whole
 from tests.serving import FREE, PRICED, Door, chat_body, open_door
 from tests.tool_server import ToolServerDouble
+from tests.valkey_server import ValkeyServer
 
 _TARGET = {"job": "mcp-gateway", "instance": "gateway:8080"}
 """Labels that Prometheus adds to all that it reads there."""
@@ -32,6 +38,11 @@ class Scrapes(NamedTuple):
         """The names that metrics have on the page, with samples or without."""
         return {line.split()[2] for line in self.after.splitlines() if line.startswith("# TYPE ")}
 
+    def of_workers(self) -> "Scrapes":
+        """As two processes at one address tell it, to which the same happened."""
+        before, after = (merged(dict.fromkeys((1, 2), page.encode())).decode() for page in self)
+        return Scrapes(before, after)
+
     def samples(self) -> Samples:
         return _samples_in(self.after)
 
@@ -46,6 +57,16 @@ class Scrapes(NamedTuple):
 
 async def scrapes_of_traffic(folder: Path) -> Scrapes:
     double = ToolServerDouble()
+    (folder / "valkey").mkdir()
+    valkey = ValkeyServer(folder / "valkey")
+    try:
+        with lent_database() as database_url:
+            return await _scrapes(folder, double, database_url=database_url, valkey_url=valkey.url())
+    finally:
+        valkey.end()
+
+
+async def _scrapes(folder: Path, double: ToolServerDouble, **shared: Any) -> Scrapes:
     async with (
         ReplayingBackend() as backend,
         ReplayingBackend("absent") as other,
@@ -56,6 +77,7 @@ async def scrapes_of_traffic(folder: Path) -> Scrapes:
             models=[FREE, PRICED],
             metrics_token=_TOKEN,
             mcp_servers=[{"label": "double", "url": double.url, "accounts": ["*"], "shared": True}],
+            **shared,
         ) as door,
     ):
         await eventually(lambda: all(server.tools for server in door.gateway.tool_servers))

@@ -26,8 +26,9 @@ DASHBOARD = DEPLOY / "grafana" / "dashboard.json"
 RUNBOOK = ROOT / "docs" / "alerts.md"
 OF_PROMETHEUS = {"up"}
 """Which it has of each target by itself."""
-ADDED = {"job", "instance"}
-"""Labels that it adds to all that it reads."""
+ADDED = {"job", "instance", "worker"}
+"""Labels that it adds to all that it reads; the last one the gateway does, where several processes have one address."""
+AGGREGATED = re.compile(r"(sum|min|max) (by|without) |histogram_quantile\(")
 OF_WHAT_IS_WRONG = {"gateway_unpaid_usd", "gateway_usage_missing", "gateway_usage_invalid"}
 """Metrics that have no sample before a backend, or a price, is at fault."""
 
@@ -49,9 +50,8 @@ def shown() -> list[str]:
 
 
 def _filled_in(expression: str) -> str:
-    for variable, value in (("$__rate_interval", "5m"), ("$job", ".*"), ("$instance", ".*"), ("$model", ".*")):
-        expression = expression.replace(variable, value)
-    return expression
+    expression = expression.replace("$__rate_interval", "5m")
+    return re.sub(r"\$(job|instance|worker|model)\b", ".*", expression)
 
 
 def family_of(metric: str) -> str:
@@ -88,7 +88,7 @@ def test_every_alert_is_given_in_one_case_and_not_in_another() -> None:
 def test_an_alert_that_asks_the_opposite_fails_its_case(tmp_path: Path) -> None:
     (tmp_path / CASES.name).write_text(CASES.read_text())
     (tmp_path / ALERTS.name).write_text(
-        ALERTS.read_text().replace("expr: gateway_ledger_writable == 0", "expr: gateway_ledger_writable == 1")
+        ALERTS.read_text().replace("(worker) (gateway_ledger_writable) == 0", "(worker) (gateway_ledger_writable) == 1")
     )
     assert "GatewayCannotBill" in refused("promtool", "test", "rules", tmp_path / CASES.name)
 
@@ -116,6 +116,15 @@ def test_every_metric_of_the_alerts_and_the_dashboard_is_one_that_a_live_gateway
     assert missing <= scrapes.families
 
 
+def test_no_alert_is_given_once_a_worker() -> None:
+    """Whoever is told by an alert acts on a machine, a pod or the gateway."""
+    for alert in alerts():
+        if named_in(alert["expr"]).metrics.keys() != OF_PROMETHEUS:
+            assert AGGREGATED.match(alert["expr"]), alert["alert"]
+    cases = [case for test in yaml.safe_load(CASES.read_text())["tests"] for case in test["alert_rule_test"]]
+    assert not any("worker" in given["exp_labels"] for case in cases for given in case["exp_alerts"])
+
+
 def test_every_label_of_the_alerts_and_the_dashboard_is_one_of_its_metric() -> None:
     for expression in (*(alert["expr"] for alert in alerts()), *shown()):
         named = named_in(expression)
@@ -124,9 +133,11 @@ def test_every_label_of_the_alerts_and_the_dashboard_is_one_of_its_metric() -> N
         assert named.grouped <= set().union(*map(labels_of, named.metrics)), expression
 
 
+@each("told_by", ["a process", "workers"])
 def test_every_expression_of_the_dashboard_gives_something_of_what_a_live_gateway_tells(
-    scrapes: Scrapes, tmp_path: Path
+    told_by: str, scrapes: Scrapes, tmp_path: Path
 ) -> None:
+    scrapes = scrapes.of_workers() if told_by == "workers" else scrapes
     with_samples = {name for name, _ in scrapes.samples()}
     expressions = [text for text in shown() if named_in(text).metrics.keys() <= with_samples and "changes(" not in text]
     assert len(expressions) > 40

@@ -1261,6 +1261,10 @@ AREAS: dict[str, Area] = {
                 "tests/deploy/test_compose.py",
                 "tests/deploy/test_unit.py",
             ],
+            "Replicas behind the balancer whose configuration is here are one gateway: one that is away is passed over, and tokens leave as they come.": [
+                "make test-deploy",
+                "tests/deploy/test_balancer.py",
+            ],
             "Every alert is given where it should be and nowhere else, and says what to do; each metric of it and of the dashboard is one that a live gateway tells.": [
                 "make test-deploy",
                 "tests/deploy/test_watching.py",

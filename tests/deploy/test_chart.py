@@ -1,6 +1,7 @@
 """The chart: what Helm renders of it, held against Kubernetes' own schemas and against the gateway."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,17 @@ ALL: dict[str, Any] = WATCHED | {
     "extraVolumeMounts": [{"name": "countries", "mountPath": "/var/lib/GeoIP"}],
     "service": {"type": "LoadBalancer", "port": 8080, "annotations": {"note": "yes"}},
 }
+REPLICAS: dict[str, Any] = {
+    "replicas": 3,
+    "persistence": {"size": "1Gi"},
+    "secrets": {
+        "existing": "gateway-secrets",
+        "variables": {"GATEWAY_DATABASE_URL": "database_url", "GATEWAY_VALKEY_URL": "valkey_url"},
+    },
+}
 LEAST: dict[str, Any] = {
     "podDisruptionBudget": {"enabled": False},
+    "spreadOver": [],
     "checkConfig": False,
     "restartOnConfigChange": False,
 }
@@ -94,7 +104,7 @@ def pods(documents: list[Any]) -> list[Any]:
 def test_kubernetes_takes_what_is_rendered(plain: list[Any], full: list[Any], tmp_path: Path) -> None:
     """Of the oldest version that the chart names, and of the newest whose schemas are there."""
     oldest = yaml.safe_load((CHART / "Chart.yaml").read_text())["kubeVersion"].removeprefix(">=").removesuffix("-0")
-    for number, documents in enumerate([plain, full, rendered(**LEAST), rendered(paused=True)]):
+    for number, documents in enumerate([plain, full, rendered(**LEAST), rendered(paused=True), rendered(**REPLICAS)]):
         known = [document for document in documents if document["kind"] not in OPERATORS_OWN]
         file = tmp_path / f"{number}.yaml"
         file.write_text(yaml.safe_dump_all(known))
@@ -121,9 +131,54 @@ def test_what_may_be_left_out_is_left_out(plain: list[Any], full: list[Any]) -> 
     assert kinds(full) == sorted([*always, *checked, *more])
 
 
-def test_more_than_one_replica_is_refused_in_words() -> None:
-    assert "replicas must be 1: the database is embedded" in refusal(replicas=2)
-    assert one(rendered(replicas=0), "StatefulSet")["spec"]["replicas"] == 0
+@each("missing", ["GATEWAY_DATABASE_URL", "GATEWAY_VALKEY_URL"])
+def test_replicas_without_what_they_share_are_refused_in_words(missing: str) -> None:
+    """Whether it is a key of the Secret or a variable of the pod that names it."""
+    of_the_secret = REPLICAS["secrets"]["variables"]
+    there = {name: key for name, key in of_the_secret.items() if name != missing}
+    values = REPLICAS | {"secrets": REPLICAS["secrets"] | {"variables": there}}
+    assert f"replicas above 1 need secrets.variables.{missing}" in refusal(**values)
+    for name in (missing, f"{missing}_FILE"):
+        assert one(rendered(**values, env=[{"name": name, "value": "x"}]), "StatefulSet")["spec"]["replicas"] == 3
+    assert one(rendered(**values | {"replicas": 1}), "StatefulSet")["spec"]["replicas"] == 1
+    assert one(rendered(**values | {"replicas": 0}), "StatefulSet")["spec"]["replicas"] == 0
+
+
+def test_replicas_are_apart_and_each_finds_its_volume_again() -> None:
+    """All begin at once, on several nodes as far as there are, and end one after the other."""
+    documents = rendered(**REPLICAS)
+    replicas = one(documents, "StatefulSet")["spec"]
+    assert (replicas["replicas"], replicas["podManagementPolicy"]) == (3, "Parallel")
+    assert replicas["minReadySeconds"] > 0
+    assert one(documents, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    spread = replicas["template"]["spec"]["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for each_one in spread:
+        assert each_one["labelSelector"] == replicas["selector"]
+        assert each_one["whenUnsatisfiable"] == "ScheduleAnyway"
+    (claim,) = replicas["volumeClaimTemplates"]
+    (container,) = replicas["template"]["spec"]["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    environ = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert claim["spec"]["resources"]["requests"] == {"storage": "1Gi"}
+    assert mounts[claim["metadata"]["name"]] == environ["GATEWAY_DATA_DIR"]
+    assert container["args"] == ["serve"], "one process a pod"
+    assert "topologySpreadConstraints" not in one(rendered(**LEAST), "StatefulSet")["spec"]["template"]["spec"]
+
+
+def test_replicas_take_their_secrets_from_files(tmp_path: Path) -> None:
+    (container,) = one(rendered(**REPLICAS), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    urls = {"database_url": "postgresql://gateway:secret@db/gateway", "valkey_url": "valkey://:secret@valkey:6379/0"}
+    for name, url in urls.items():
+        (tmp_path / name).write_text(f"{url}\n")
+    environ = {each["name"]: each["value"].replace(mounts["secrets"], str(tmp_path)) for each in container["env"]}
+    assert not any("secret@" in value for value in environ.values())
+    settings = load_settings(None, environ)
+    assert settings.database_url is not None
+    assert settings.valkey_url is not None
+    assert settings.database_url.get_secret_value() == urls["database_url"]
+    assert settings.valkey_url.get_secret_value() == urls["valkey_url"]
 
 
 @each(
@@ -273,15 +328,20 @@ def test_alerts_and_dashboard_are_those_of_the_project(full: list[Any]) -> None:
     assert selector <= watched["metadata"]["labels"].items()
     assert not selector <= names["metadata"]["labels"].items()
     (endpoint,) = monitor["endpoints"]
+    (job,) = endpoint["relabelings"]
+    assert job == {"targetLabel": "job", "replacement": "mcp-gateway/tests/gw-mcp-gateway"}, "a job is one gateway"
     assert endpoint["authorization"]["credentials"] == {"name": "gateway-secrets", "key": "metrics_token"}
 
 
 def test_the_values_that_the_page_shows_are_taken() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text()
-    shown = page.partition("cat >values.yaml <<'END'\n")[2].partition("\nEND\n")[0]
-    documents = rendered(**yaml.safe_load(shown))
-    (container,) = one(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
-    assert {"GATEWAY_METRICS_TOKEN_FILE", "GATEWAY_OPERATOR_TOKEN_FILE"} < {each["name"] for each in container["env"]}
+    shown = re.findall(r"cat >values.yaml <<'END'\n(.*?)\nEND\n", page, re.DOTALL)
+    replicas = [one(rendered(**yaml.safe_load(values)), "StatefulSet")["spec"] for values in shown]
+    assert [each_one["replicas"] for each_one in replicas] == [1, 3]
+    for each_one in replicas:
+        (container,) = each_one["template"]["spec"]["containers"]
+        names = {variable["name"] for variable in container["env"]}
+        assert {"GATEWAY_METRICS_TOKEN_FILE", "GATEWAY_OPERATOR_TOKEN_FILE"} < names
 
 
 def test_the_version_is_the_gateway_s() -> None:

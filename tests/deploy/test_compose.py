@@ -14,9 +14,12 @@ from tests.deploy.programs import DEPLOY, accepted, refused
 
 pytestmark = pytest.mark.slow
 FILE = DEPLOY / "compose.yaml"
-ENGINES = sorted(DEPLOY.glob("compose.*.yaml"))
+ENGINES = [DEPLOY / "compose.postgres.yaml", DEPLOY / "compose.valkey.yaml"]
 """What is laid over it, each an engine of its own."""
+REPLICAS = DEPLOY / "compose.replicas.yaml"
+"""What is laid over all of these."""
 PROMETHEUS = DEPLOY / "prometheus" / "prometheus.yaml"
+PROMETHEUS_OF_REPLICAS = DEPLOY / "prometheus" / "prometheus.replicas.yaml"
 VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^}]*\})*))?\}")
 
 
@@ -31,8 +34,15 @@ def with_variables(told: Any, given: Mapping[str, str]) -> Any:
     return told
 
 
-def compose(**given: str) -> Any:
-    return with_variables(yaml.safe_load(FILE.read_text()), given)
+def compose(file: Path = FILE, **given: str) -> Any:
+    return with_variables(yaml.safe_load(file.read_text()), given)
+
+
+def laid_over(one: Any, other: Any) -> Any:
+    """As compose merges files, as far as these go: mappings by name, lists one after the other."""
+    if isinstance(one, dict):
+        return one | {name: laid_over(one[name], value) if name in one else value for name, value in other.items()}
+    return [*one, *other] if isinstance(one, list) else other
 
 
 def seconds(text: str) -> int:
@@ -40,7 +50,7 @@ def seconds(text: str) -> int:
 
 
 def test_they_are_what_the_specification_has() -> None:
-    accepted("check-jsonschema", "--builtin-schema", "vendor.compose-spec", FILE, *ENGINES)
+    accepted("check-jsonschema", "--builtin-schema", "vendor.compose-spec", FILE, *ENGINES, REPLICAS)
 
 
 def test_what_is_no_compose_file_is_refused(tmp_path: Path) -> None:
@@ -111,7 +121,7 @@ def test_the_gateway_may_write_its_data_and_nothing_else() -> None:
 def test_an_engine_is_there_before_the_gateway_that_is_told_of_it_by_a_file(
     engine: str, setting: str, url: str, tmp_path: Path
 ) -> None:
-    told = with_variables(yaml.safe_load((DEPLOY / f"compose.{engine}.yaml").read_text()), {})
+    told = compose(DEPLOY / f"compose.{engine}.yaml")
     gateway, server = told["services"].pop("gateway"), told["services"].pop(engine)
     assert not told["services"]
     assert gateway["depends_on"] == {engine: {"condition": "service_healthy"}}
@@ -127,10 +137,38 @@ def test_an_engine_is_there_before_the_gateway_that_is_told_of_it_by_a_file(
 
 
 def test_every_published_port_is_this_machine_s_alone() -> None:
-    files = [compose(), *(with_variables(yaml.safe_load(file.read_text()), {}) for file in ENGINES)]
+    files = [compose(file) for file in (FILE, *ENGINES, REPLICAS)]
     published = [port for told in files for service in told["services"].values() for port in service.get("ports", ())]
-    assert len(published) == 4
+    assert len(published) == 5
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_replicas_differ_in_their_volume_and_their_address_alone() -> None:
+    """And in the port, which the first one has by itself."""
+    told = compose(REPLICAS)
+    first = compose()["services"]["gateway"]
+    for file in (*ENGINES, REPLICAS):
+        first = laid_over({**first, "networks": {}}, compose(file)["services"]["gateway"])
+    replicas = [first, told["services"]["gateway-2"], told["services"]["gateway-3"]]
+    assert first.pop("ports")
+    addresses, volumes = zip(*((one.pop("networks")["gateway"], one.pop("volumes")) for one in replicas), strict=True)
+    assert replicas[0] == replicas[1] == replicas[2]
+    assert len({one["ipv4_address"] for one in addresses}) == 3
+    assert [one for (one,) in volumes] == [f"{name}:/var/lib/mcp-gateway" for name in ("data", "data-2", "data-3")]
+    assert {"data-2", "data-3"} == told["volumes"].keys()
+
+
+def test_a_replica_believes_the_balancer_and_who_is_in_front_of_it_and_leaves_at_once() -> None:
+    told = compose(REPLICAS)
+    settings = load_settings(None, told["services"]["gateway"]["environment"])
+    balancer = told["services"]["balancer"]
+    in_front = compose()["networks"]["gateway"]["ipam"]["config"][0]["gateway"]
+    assert settings.trusted_proxies == (in_front, balancer["networks"]["gateway"]["ipv4_address"])
+    assert settings.drain_announce_s == 0
+    assert seconds(balancer["stop_grace_period"]) > seconds(compose()["services"]["gateway"]["stop_grace_period"])
+    assert sorted(balancer["depends_on"]) == sorted(name for name in told["services"] if name.startswith("gateway"))
+    (config,) = balancer["configs"]
+    assert (DEPLOY / told["configs"][config["source"]]["file"]).is_file()
 
 
 def test_gpus_and_observation_are_asked_for() -> None:
@@ -138,6 +176,19 @@ def test_gpus_and_observation_are_asked_for() -> None:
     assert {name: service.get("profiles", []) for name, service in services.items()} == {
         "gateway": [], "vllm": ["gpu"], "prometheus": ["observe"], "grafana": ["observe"],
     }  # fmt: skip
+
+
+def test_prometheus_asks_each_replica() -> None:
+    accepted("promtool", "check", "config", "--syntax-only", PROMETHEUS_OF_REPLICAS)
+    told, replicas = compose(REPLICAS), yaml.safe_load(PROMETHEUS_OF_REPLICAS.read_text())
+    (config,) = told["services"]["prometheus"]["configs"]
+    assert DEPLOY / told["configs"][config["source"]]["file"] == PROMETHEUS_OF_REPLICAS
+    assert config["target"] in {one["target"] for one in compose()["services"]["prometheus"]["configs"]}
+    (job,) = replicas["scrape_configs"]
+    assert job.pop("static_configs") == [{"targets": ["gateway:8080", "gateway-2:8080", "gateway-3:8080"]}]
+    alone = yaml.safe_load(PROMETHEUS.read_text())
+    del alone["scrape_configs"][0]["static_configs"]
+    assert replicas == alone
 
 
 def test_prometheus_takes_its_configuration_and_asks_the_gateway(tmp_path: Path) -> None:

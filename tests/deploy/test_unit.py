@@ -13,6 +13,7 @@ from tests.test_pages import parse
 pytestmark = pytest.mark.slow
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 UNIT = DEPLOY / "systemd" / "mcp-gateway.service"
+REPLICA = DEPLOY / "systemd" / "mcp-gateway@.service"
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
 
@@ -79,6 +80,26 @@ def test_the_user_that_it_runs_as_is_made() -> None:
 
 def test_what_units_start_is_a_command_that_there_is() -> None:
     lines = [line for unit in UNITS for line in unit.read_text().splitlines() if line.startswith("ExecStart=")]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
-        parse(line.partition("/bin/mcp-gateway ")[2].rstrip("'"))
+        parse(line.partition("/bin/mcp-gateway ")[2].rstrip("'").replace("%i", "8081"))
+
+
+def test_a_replica_s_unit_differs_in_its_port_and_folder_alone() -> None:
+    """And in that it leaves at once, since a balancer is in front."""
+
+    def lines(unit: Path) -> list[str]:
+        return [line for line in unit.read_text().splitlines() if not line.startswith("#")]
+
+    alone, replica = lines(UNIT), lines(REPLICA)
+    assert [line for line in replica if line not in alone] == [
+        "Description=mcp-gateway at port %i",
+        f"ExecStart={said('ExecStart')[0]} --port %i --data-dir /var/lib/mcp-gateway/%i",
+        "Environment=GATEWAY_DRAIN_ANNOUNCE_S=0",
+        "StateDirectory=mcp-gateway mcp-gateway/%i",
+    ]
+    assert [line.partition("=")[0] for line in alone if line not in replica] == [
+        "Description",
+        "ExecStart",
+        "StateDirectory",
+    ]

@@ -35,7 +35,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- /* What makes a chart that would not do as it says. */ -}}
 {{- define "gateway.validate" -}}
 {{- if gt (int .Values.replicas) 1 }}
-{{- fail "replicas must be 1: the database is embedded, and two processes cannot share it; limits and MCP sessions are in the process, too" }}
+{{- $named := keys .Values.secrets.variables }}
+{{- range .Values.env }}
+{{- $named = append $named (trimSuffix "_FILE" .name) }}
+{{- end }}
+{{- range list "GATEWAY_DATABASE_URL" "GATEWAY_VALKEY_URL" }}
+{{- if not (has . $named) }}
+{{- fail (printf "replicas above 1 need secrets.variables.%s: they have wallets, keys and sessions together in one PostgreSQL, and count limits together in one Valkey" .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if and .Values.secrets.variables (not .Values.secrets.existing) }}
 {{- fail "secrets.variables needs secrets.existing: the name of the Secret that has these keys" }}

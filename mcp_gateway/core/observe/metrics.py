@@ -312,5 +312,5 @@ class _Traffic(Collector):
             first_tokens.add_metric(named, answers.first_tokens.buckets(), answers.first_tokens.sum_s)
             durations.add_metric(named, answers.durations.buckets(), answers.durations.sum_s)
         yield from (requests, tokens, revenue, first_tokens, durations)
-        told = "How long the disk took to take what was committed."
+        told = "How long it took until what was committed was on the disk."
         yield SummaryMetricFamily("gateway_ledger_fsync_seconds", told, self.fsyncs, self.fsync_s)

@@ -88,7 +88,7 @@ class PostgresDatabase:
     ) -> PostgresStore:
         if is_server:
             await asyncio.to_thread(self._migrate_beside_others if self._is_shared else self._migrate_alone)
-        session = WriterSession(self._url, is_server=is_server, is_shared=self._is_shared)
+        session = WriterSession(self._url, is_server=is_server, is_shared=self._is_shared, fsynced=fsynced)
         try:
             return await PostgresStore.open(
                 self._url, EXECUTORS, session=session, now_ms=now_ms, report_timeout_s=report_timeout_s

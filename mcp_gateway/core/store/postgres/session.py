@@ -81,9 +81,18 @@ class WriterSession:
     """Opened by a thread, and used by it alone."""
 
     def __init__(
-        self, url: str, *, is_server: bool, is_shared: bool = False, lock_timeout_ms: int | None = None
+        self,
+        url: str,
+        *,
+        is_server: bool,
+        is_shared: bool = False,
+        lock_timeout_ms: int | None = None,
+        fsynced: Callable[[float], None] | None = None,
     ) -> None:
-        """A server that `is_shared` lets others serve beside it, which do so too."""
+        """A server that `is_shared` lets others serve beside it, which do so too.
+
+        `fsynced` is told how many seconds each commit took that was answered once it was on the disk.
+        """
         more = {} if lock_timeout_ms is None else {"lock_timeout": f"{lock_timeout_ms}ms"}
         self.link = PostgresLink(Where(url, _ANSWER_S, WRITES | more))
         self.is_server = is_server
@@ -94,6 +103,8 @@ class WriterSession:
         self._numbered_by: int | None = None
         """The row that the last batch was numbered in."""
         self._batch = 0
+        self._fsynced = fsynced
+        self._is_durable = True
         self._process_id: int | None = None
         self.is_patient = False
         """Whether statements may take long, of a batch that reads much."""
@@ -121,6 +132,7 @@ class WriterSession:
         """Open the transaction of the next batch, once nobody else writes."""
         self._batch += 1
         later = "" if is_durable else "SET LOCAL synchronous_commit TO off;"
+        self._is_durable = is_durable
         self.is_patient = False
         self.link.in_transaction = True
         self.link.script(f"BEGIN; {later} SELECT pg_advisory_xact_lock({LOCKS}, {WRITING})")
@@ -135,7 +147,9 @@ class WriterSession:
         """With its number. Raises where it is not known to have happened, or has not."""
         self._numbered_by = self._id
         number = f"UPDATE writers SET batch = {self._batch}, at = now() WHERE id = {self._id}"
+        began_s = time.perf_counter()
         self.link.script(f"{number}; COMMIT")
+        self._note_commit(began_s, is_durable=self._is_durable)
         self.link.in_transaction = False
         self.is_anew = False
         self._rest()
@@ -149,7 +163,11 @@ class WriterSession:
         self._batch += 1
         self._numbered_by = self._id
         is_replica = self.replica is not None
-        return batch.run_alone(self._id, self._batch, is_durable=is_durable, is_replica=is_replica)
+        began_s = time.perf_counter()
+        facts = batch.run_alone(self._id, self._batch, is_durable=is_durable, is_replica=is_replica)
+        if facts is not None:
+            self._note_commit(began_s, is_durable=is_durable)
+        return facts
 
     def locked_wallets(self, accounts: Iterable[str]) -> frozenset[str]:
         """Those of these that somebody else has locked for longer than another writer's batch takes."""
@@ -203,6 +221,10 @@ class WriterSession:
             except Exception as error:  # noqa: BLE001 - a row is left, which another writer deletes
                 self.give_up(error)
         self.link.close()
+
+    def _note_commit(self, began_s: float, *, is_durable: bool) -> None:
+        if is_durable and self._fsynced is not None:
+            self._fsynced(time.perf_counter() - began_s)
 
     def _rest(self) -> None:
         if self.is_patient:

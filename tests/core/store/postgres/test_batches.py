@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.identity.accounts import Account, CreateAccount
+from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.ledger.allotments import Allotted, Fund
 from mcp_gateway.core.ledger.budgets import BudgetSpent
 from mcp_gateway.core.ledger.entries import Ended, GiveBack, LeaveUncharged, Settle, WalletState
@@ -35,6 +37,7 @@ pytestmark = pytest.mark.engines
 ACCOUNTS = ("acc_a", "acc_b", "acc_c")
 HOUR_MS = 3_600_000
 MUCH = 10**12
+UNLIMITED = OwnLimits(None, None, None, None)
 _MADE = """
 INSERT INTO accounts (id, name, created_at_ms) SELECT one, one, 0 FROM unnest(ARRAY['acc_a', 'acc_b', 'acc_c']) AS one;
 INSERT INTO webhooks (receiver, url, secret, set_at_ms) VALUES ('acc_a', 'https://hooks.test', 'secret', 0);
@@ -383,6 +386,20 @@ async def test_the_request_that_is_recorded_first_is_the_one(url: str) -> None:
         written = [store.write(AddRecord(record("req_1", "acc_b", cost_nano=cost_nano))) for cost_nano in (1, 2)]
         await asyncio.gather(*written)
     assert books_of(url)[3] == [("acc_b", 1, 1)]
+
+
+async def test_the_time_of_each_commit_is_told_that_is_answered_once_it_is_on_the_disk(url: str) -> None:
+    took_s: list[float] = []
+    session = WriterSession(url, is_server=False, fsynced=took_s.append)
+    async with opened(url, session) as store:
+        await store.write(settled(1))
+        assert len(took_s) == 1
+        await store.write(CreateAccount(Account("acc_d", "Dee", 0, True, UNLIMITED)))
+        assert len(took_s) == 2
+        await store.write(settled(2), is_durable=False)
+        await store.write(CreateAccount(Account("acc_e", "Eve", 0, True, UNLIMITED)), is_durable=False)
+        assert len(took_s) == 2
+    assert all(one_s > 0 for one_s in took_s)
 
 
 async def outcome(written: "asyncio.Future[Any]") -> object:

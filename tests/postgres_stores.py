@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 from mcp_gateway.core.store.postgres.executors import EXECUTORS
 from mcp_gateway.core.store.postgres.session import WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from tests.databases import FOR_TESTS
-from tests.postgres_server import postgres_server
+from tests.postgres_server import copy_rows, postgres_server
 
 NOTES = "CREATE TABLE notes (text text UNIQUE, size bytea)"
 
@@ -23,10 +24,36 @@ def lent_database() -> Iterator[str]:
         server.give_back(url)
 
 
+_left: dict[Path, str] = {}
+"""Databases of gateways that have ended, by their folders."""
+
+
+@contextlib.contextmanager
+def database_of(folder: Path) -> Iterator[str]:
+    """The URL of the one that a gateway has with this folder: a gateway that ended may have left it in this test."""
+    url = _left.pop(folder, None) or postgres_server().make(NOTES)
+    try:
+        yield url
+    finally:
+        _left[folder] = url
+
+
+def leave_copy(url: str, folder: Path) -> None:
+    """What the next gateway with this folder finds: all that is committed at this moment."""
+    copy = _left[folder] = postgres_server().make(NOTES)
+    copy_rows(url, copy)
+
+
+def forget_left() -> None:
+    """As a test ends: nobody opens another gateway in its folders."""
+    while _left:
+        postgres_server().give_back(_left.popitem()[1])
+
+
 @contextlib.asynccontextmanager
-async def postgres_store(now_ms: Callable[[], int]) -> AsyncIterator[PostgresStore]:
+async def postgres_store(now_ms: Callable[[], int], url: str | None = None) -> AsyncIterator[PostgresStore]:
     """A store there that also does what tests alone want."""
-    with lent_database() as url:
+    with lent_database() if url is None else contextlib.nullcontext(url) as url:
         session = WriterSession(url, is_server=False)
         store = await PostgresStore.open(url, FOR_TESTS | EXECUTORS, session=session, now_ms=now_ms)
         try:

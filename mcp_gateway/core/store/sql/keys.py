@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import chain
+from operator import itemgetter
 
 import orjson
 
@@ -69,15 +70,17 @@ from mcp_gateway.core.store.sql.budgets import end_with_keys
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
 from mcp_gateway.core.text import shown
 
+_PLACE = itemgetter(0)
+"""Of a maker in its line: an engine may join in any order."""
 _MAKERS = f"""
 CASE WHEN made_by IS NULL THEN '[]' ELSE (
-    WITH RECURSIVE line (maker_id) AS (
-        SELECT key_rights.made_by
-        UNION ALL SELECT rights.made_by FROM line JOIN key_rights AS rights ON rights.key_id = maker_id
+    WITH RECURSIVE line (maker_id, place) AS (
+        SELECT key_rights.made_by, 0
+        UNION ALL SELECT rights.made_by, place + 1 FROM line JOIN key_rights AS rights ON rights.key_id = maker_id
         WHERE rights.made_by IS NOT NULL
     )
     SELECT json_group_array(json_array(
-        maker_id, group_id, networks, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}
+        place, maker_id, group_id, networks, {", ".join(f"maker.{name}" for name in LIMIT_NAMES)}
     ))
     FROM line CROSS JOIN keys AS maker ON maker.id = maker_id
     LEFT JOIN grouped_keys ON grouped_keys.key_id = maker_id
@@ -556,7 +559,7 @@ def _key(row: Row) -> Key:
         limits_from(limits), _read_scopes(scopes, bool(is_test)), expires_at_ms, made_by,
         tuple(
             Maker(one, limits_from(own), its_group, _networks(its_networks))
-            for one, its_group, its_networks, *own in orjson.loads(makers)
+            for _, one, its_group, its_networks, *own in sorted(orjson.loads(makers), key=_PLACE)
         ),
         bool(is_active), group_id, group, None if models is None else frozenset(models.split(" ")),
         bool(is_minted), bool(may_mint_over_mcp), _labels_in(labels), bool(are_offered),

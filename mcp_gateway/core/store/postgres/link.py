@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ T = TypeVar("T")
 CONNECT_S = 2.0
 """However long a server that is there takes to answer: one that takes longer is not there."""
 _MOST_PREPARED = 500
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _Convert = Callable[[Any], Any]
 
 
@@ -239,8 +241,10 @@ def _given(prepared: _Prepared, parameters: Parameters) -> Sequence[Any]:
 
 
 def _text(value: Any) -> str:
-    """Without the one character that PostgreSQL takes in no text."""
+    """Without the one character that PostgreSQL takes in no text, nor in JSON, where it is escaped."""
     text = value if isinstance(value, str) else str(value)
+    if "\\u0000" in text and text.startswith(("[", "{")):
+        text = _ESCAPED_NUL.sub(r"\1\\ufffd", text)
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 

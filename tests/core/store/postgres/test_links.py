@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from mcp_gateway.core.engine import DatabaseError
@@ -67,6 +68,16 @@ def test_values_are_as_columns_have_them(linked: ThreadedPostgresLink) -> None:
     assert found.fetchone() == ("a\ufffdb", True, "7", 3, 0.75, 2**70)
     assert found.fetchone() is None
     assert list(linked.execute("SELECT CAST(? AS boolean)", (None,))) == [(None,)]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"), [(["a\x00\x00b"], ["a\ufffd\ufffdb"]), (["\\u0000", "\\\x00"], ["\\u0000", "\\\ufffd"])]
+)
+def test_nor_has_a_list_that_is_json_that_character(
+    linked: ThreadedPostgresLink, given: list[str], named: list[str]
+) -> None:
+    found = linked.execute("SELECT value FROM json_each(?)", (orjson.dumps(given).decode(),))
+    assert found.fetchall() == [(one,) for one in named]
 
 
 def test_a_number_that_was_given_is_told(linked: ThreadedPostgresLink) -> None:

@@ -78,6 +78,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         _may_start = True
+        if (stores := sys.modules.get("tests.postgres_stores")) is not None:
+            stores.forget_left()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -225,6 +227,13 @@ def disk() -> Disk:
 def database(tmp_path: Path) -> Path:
     """With the schema of today, and a table of the tests' own."""
     return migrated(tmp_path / "gateway.sqlite3")
+
+
+@pytest.fixture
+def of_sqlite() -> None:
+    """For what is about SQLite's file alone."""
+    if serving.is_on_postgres:
+        pytest.skip("it is about SQLite's file alone")
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
 from mcp_gateway.core import ids
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.engine import Read, Report, Scan, Write
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Gateway
@@ -21,11 +22,15 @@ from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.record import RequestRecord
 from mcp_gateway.core.store.sql.requests import insert_records
 from mcp_gateway.core.store.sqlite import migrations
+from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.space import let_it_shrink
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Executors, Parameters, Row, Rows, Transaction
+
+if TYPE_CHECKING:
+    from tests.postgres_server import Outside
 
 T = TypeVar("T")
 
@@ -110,13 +115,71 @@ def rows_of(gateway: Gateway, sql: str) -> list[Any]:
     return store_of(gateway)._writer._connection.execute(sql).fetchall()
 
 
+class OutsideFile:
+    """Somebody else's connection to a file of SQLite's; each statement is committed at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None)
+
+    def __enter__(self) -> "OutsideFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def rows(self, sql: str, *parameters: Any) -> list[Any]:
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def records(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
+        cursor = self._connection.execute(sql, parameters)
+        names = [name for name, *_ in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """It writes, as long as the block runs."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        yield
+        self._connection.execute("ROLLBACK")
+
+
 @contextlib.contextmanager
 def locked(database: Path) -> Iterator[None]:
     """Another process's write transaction, as long as the block runs."""
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+    with OutsideFile(database) as another, another.locked():
         yield
-        connection.execute("ROLLBACK")
+
+
+def outside(settings: Settings) -> "OutsideFile | Outside":
+    """Somebody else's connection to the database of a gateway with these settings, whether it is open or not."""
+    place = settings.database_place
+    if place.url is None:
+        return OutsideFile(place.folder / DATABASE)
+    from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
+
+    return Outside(place.url)
+
+
+@contextlib.contextmanager
+def locked_out(gateway: Gateway, *, wait_s: float | None = None) -> Iterator[None]:
+    """Somebody else has what each write of an open gateway needs; on SQLite it is refused after `wait_s`, if given."""
+    if wait_s is not None and gateway.settings.database_url is None:
+        store_of(gateway)._writer._busy_timeout_s = wait_s
+    with outside(gateway.settings) as another, another.locked():
+        yield
+
+
+@contextlib.asynccontextmanager
+async def full_beneath(gateway: Gateway, account_id: str) -> AsyncIterator[None]:
+    """The disk of an open gateway's database is full; SQLite's may be filled up by requests of that account."""
+    if gateway.settings.database_url is None:
+        async with full(store_of(gateway), account_id):
+            yield
+        return
+    from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
+
+    with Outside(gateway.settings.database_url.get_secret_value()) as another, another.full():
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -16,25 +16,33 @@ from mcp_gateway.core.store.postgres import migrations
 from mcp_gateway.core.store.postgres.faults import FAILED
 from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
 from mcp_gateway.core.store.postgres.migrations import migrate_database
+from mcp_gateway.core.store.postgres.session import LOCKS, WRITING
 from tests.patience import poll
 
 _QUICK = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_connections = 300")
 _numbers = count(1)
-_EMPTY = """
-SET session_replication_role = replica;
+_FULL = """
+CREATE OR REPLACE FUNCTION refuse_as_full() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END
+$$;
+CREATE TRIGGER is_full BEFORE UPDATE ON writers FOR EACH ROW EXECUTE FUNCTION refuse_as_full()
+"""
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations'"
+_ROWS_OF = "SELECT * FROM json_populate_recordset(CAST(NULL AS {}), CAST(CAST(? AS text) AS json))"
+_EMPTY_NOW = f"""
 DO $$
 DECLARE
     one text; is_filled boolean;
 BEGIN
-    FOR one IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations' LOOP
+    FOR one IN {_TABLES} LOOP
         EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I)', one) INTO is_filled;
         IF is_filled THEN EXECUTE format('DELETE FROM %I', one); END IF;
     END LOOP;
     PERFORM setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences WHERE last_value IS NOT NULL;
 END
-$$;
-SET session_replication_role = origin
+$$
 """
+_EMPTY = f"SET session_replication_role = replica; {_EMPTY_NOW}; SET session_replication_role = origin"
 
 
 class Outside:
@@ -79,6 +87,22 @@ class Outside:
 
     def add(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self._link.executemany(sql, rows)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """It writes, as long as the block runs."""
+        self.run(f"BEGIN; SELECT pg_advisory_xact_lock({LOCKS}, {WRITING})")
+        yield
+        self.run("ROLLBACK")
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """No transaction of a writer finds room, as long as the block runs."""
+        self.run(_FULL)
+        try:
+            yield
+        finally:
+            self.run("DROP TRIGGER is_full ON writers")
 
 
 class PostgresServer:
@@ -174,6 +198,20 @@ class PostgresServer:
                 link.script(more)
             link.close()
         return name
+
+
+def copy_rows(source: str, target: str) -> None:
+    """All that is committed in one database at this moment, into one that is as new."""
+    with Outside(source) as one, Outside(target) as other:
+        one.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        other.run(f"BEGIN; SET LOCAL session_replication_role = replica; {_EMPTY_NOW}")
+        for (table,) in one.rows(_TABLES):
+            ((rows,),) = one.rows(f"SELECT CAST(json_agg(one) AS text) FROM {table} AS one")
+            if rows is not None:
+                other.rows(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE {_ROWS_OF.format(table)}", rows)
+        for name, last in one.rows("SELECT sequencename, last_value FROM pg_sequences WHERE last_value IS NOT NULL"):
+            other.rows("SELECT setval(CAST(CAST(? AS text) AS regclass), ?)", name, last)
+        other.run("COMMIT")
 
 
 def name_in(url: str) -> str:

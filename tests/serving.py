@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
-import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.mcp_door.endpoints import McpDoor
-from tests.databases import migrated, store_of
+from tests.databases import migrated, outside, store_of
 from tests.declared import Declared
 from tests.listening import closed
 from tests.logged import lines_logged
@@ -89,6 +89,11 @@ class Door:
     mcp_door: McpDoor
     _stack: contextlib.AsyncExitStack
     _desk: Desk | None = None
+
+    @property
+    def is_on_sqlite(self) -> bool:
+        """Whether its database is a file, and not PostgreSQL's."""
+        return self.gateway.settings.database_url is None
 
     async def account(self, credit_usd: str = "0") -> str:
         """A new account's id."""
@@ -204,17 +209,16 @@ class Door:
 
     async def _read(self, shape: str, sql: str, parameters: Sequence[object]) -> Any:
         await self.gateway.ledger._store.flushed()
-        url = self.gateway.settings.database_place.url
-        if url is not None:
-            from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
+        with outside(self.gateway.settings) as another:
+            return getattr(another, shape)(sql, *parameters)
 
-            with Outside(url) as outside:
-                return getattr(outside, shape)(sql, *parameters)
-        with contextlib.closing(sqlite3.connect(self.data_dir / DATABASE)) as connection:
-            if shape == "rows":
-                return connection.execute(sql, parameters).fetchall()
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(sql, parameters)]
+    def leave_copy(self, folder: Path) -> None:
+        """In `folder`, where nothing is yet, what a process leaves that can do nothing more, if this were one."""
+        shutil.copytree(self.data_dir, folder)
+        if (url := self.gateway.settings.database_place.url) is not None:
+            from tests.postgres_stores import leave_copy  # noqa: PLC0415 - its server takes long to begin
+
+            leave_copy(url, folder)
 
     async def record(self, response: httpx2.Response) -> dict[str, Any]:
         """The request log's row of an answer."""
@@ -263,6 +267,19 @@ is_on_postgres = False
 """Whether gateways keep their database there that say nothing of it: `--engine postgres`."""
 
 
+@contextlib.contextmanager
+def database_at(tree: Settings) -> Iterator[Settings]:
+    """Settings with a database, whose schema is of today, on the engine that was chosen where they name none."""
+    if not is_on_postgres or tree.database_url is not None:
+        migrated(tree.data_dir / DATABASE)
+        yield tree
+        return
+    from tests.postgres_stores import database_of  # noqa: PLC0415 - its server takes long to begin
+
+    with database_of(tree.data_dir) as url:
+        yield tree.model_copy(update={"database_url": SecretStr(url)})
+
+
 @contextlib.asynccontextmanager
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart.
@@ -280,12 +297,7 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
     resources = resources or ProtectedResources.of(tree)
     clock = clock or Clock()
     async with contextlib.AsyncExitStack() as stack:
-        if is_on_postgres and tree.database_url is None:
-            from tests.postgres_stores import lent_database  # noqa: PLC0415 - its server takes long to begin
-
-            tree = tree.model_copy(update={"database_url": SecretStr(stack.enter_context(lent_database()))})
-        else:
-            migrated(data_dir / DATABASE)
+        tree = stack.enter_context(database_at(tree))
         gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ, load=load))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())

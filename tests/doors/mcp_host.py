@@ -29,14 +29,12 @@ from mcp_gateway.core.config import Settings
 from mcp_gateway.core.context import CLIENT, CONTEXT, CallerLeft, RequestContext
 from mcp_gateway.core.gateway import Gateway, open_gateway
 from mcp_gateway.core.replicas import Replicas
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.upstream.demo import DemoBackend
 from mcp_gateway.mcp_door.endpoints import McpDoor
 from tests.connections import uncapped
-from tests.databases import migrated
 from tests.logged import lines_logged
 from tests.patience import PATIENCE_S
-from tests.serving import NO_TLS, UPSTREAM, Clock, served
+from tests.serving import NO_TLS, UPSTREAM, Clock, database_at, served
 
 UNLIMITED = Allowance(None, None, None, None)
 PATHS = ("/v1/mcp", "/api/v1/inference/mcp")
@@ -138,10 +136,11 @@ async def open_host(
     guests = {"requests_per_minute": 10_000, "in_flight_per_address": 1000} | settings.pop("guests", {})
     limits = {"listing_requests_per_minute": 1_000_000} | settings.pop("limits", {})
     upstream = UPSTREAM | settings.pop("upstream", {})
-    migrated(data_dir / DATABASE)
     tree = Settings(data_dir=data_dir, guests=guests, limits=limits, upstream=upstream, **settings)
     clock = Clock()
-    async with open_gateway(tree, now_s=clock) as gateway:
+    async with contextlib.AsyncExitStack() as stack:
+        tree = stack.enter_context(database_at(tree))
+        gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock))
         gateway.replicas = replicas
         door = mcp_door(gateway)
         host = Host(gateway, door, "", clock=clock)

@@ -1,8 +1,6 @@
 """The wallet as its owner sees it: balance, transactions page by page, and the cost of each chat."""
 
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
-from tests.databases import store_of
+from tests.databases import outside, store_of
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, contents
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
@@ -135,10 +132,10 @@ async def test_holds_of_an_earlier_release_stay_readable_and_are_no_deposits_nor
         ("hold", "req_old_1", -100, 100, 0), ("settle", "req_old_1", 40, -100, 60),
         ("hold", "req_old_2", -70, 70, 0), ("void", "req_old_2", 70, -70, 0),
     )  # fmt: skip
-    with closing(sqlite3.connect(stage.door.data_dir / DATABASE)) as connection, connection:
-        row = "INSERT INTO ledger_transactions VALUES (NULL, ?, ?, ?, ?, 0, ?, ?, 0, 0, 1)"
-        connection.executemany(row, [(account, *entry) for entry in settled_and_voided])
-        connection.execute("UPDATE wallets SET paid_nano = paid_nano - 60 WHERE account_id = ?", (account,))
+    with outside(stage.door.gateway.settings) as another:
+        for entry in settled_and_voided:
+            another.rows("INSERT INTO ledger_transactions VALUES (NULL, ?, ?, ?, ?, 0, ?, ?, 0, 0, 1)", account, *entry)
+        another.rows("UPDATE wallets SET paid_nano = paid_nano - 60 WHERE account_id = ?", account)
     rows = (await stage.ask("/v1/billing/transactions", key))["data"]
     told = [(row["kind"], row["amount_usd"], row["balance_change_usd"], row["held_change_usd"]) for row in rows]
     assert told == [

@@ -1,14 +1,11 @@
 """Requests that run when the process is killed count in the day, by whichever door and whatever they cost."""
 
 import asyncio
-import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from mcp_gateway.core.store.sqlite.database import DATABASE
+from tests.databases import outside
 from tests.loop_clock import pass_time
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, in_two, stream
@@ -17,10 +14,10 @@ from tests.serving import FREE, MESSAGES, PRICED, UNLIMITED, Clock, Door, open_d
 TEN_A_DAY = OwnLimits(None, 10, None, None)
 
 
-def counted(folder: Path) -> dict[str, int]:
+def counted(door: Door) -> dict[str, int]:
     """What the database has of the day at this moment."""
-    with closing(sqlite3.connect(folder / DATABASE)) as connection:
-        return dict(connection.execute("SELECT subject, requests FROM admitted_requests"))
+    with outside(door.gateway.settings) as another:
+        return dict(another.rows("SELECT subject, requests FROM admitted_requests"))
 
 
 def streams(door: Door, key: str, *models: str) -> list["asyncio.Task[Any]"]:
@@ -57,9 +54,9 @@ async def test_what_ran_at_a_kill_counts_today_and_not_tomorrow(tmp_path: Path) 
             ]
             await backend.chats_asked(1 + len(running))
             pass_time(1)
-            await eventually(lambda: counted(door.data_dir).get(account) == 1 + len(running))
+            await eventually(lambda: counted(door).get(account) == 1 + len(running))
             for folder in (killed, tomorrow):
-                shutil.copytree(door.data_dir, folder)  # what a process leaves that can do nothing more
+                door.leave_copy(folder)
             end.set()
             await asyncio.gather(*running)
         async with open_door(killed, clock, **settings) as door:

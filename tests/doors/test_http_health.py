@@ -9,8 +9,7 @@ import pytest
 
 from mcp_gateway import __version__
 from mcp_gateway.core.errors import GatewayError
-from mcp_gateway.core.store.sqlite.database import DATABASE
-from tests.databases import locked, store_of
+from tests.databases import locked_out
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, Door, error_of, fresh_guest, open_door
@@ -150,8 +149,7 @@ async def test_a_credential_of_other_bytes_than_ascii_is_no_operators(tmp_path: 
 
 async def test_down_while_nothing_can_be_billed_and_up_again_by_itself(door: Door) -> None:
     ledger, account_id = door.gateway.ledger, await door.account()
-    store_of(door.gateway)._writer._busy_timeout_s = 0.01
-    with locked(door.data_dir / DATABASE):
+    with locked_out(door.gateway, wait_s=0.01):
         with pytest.raises(GatewayError):
             await ledger.credit(account_id, 1, "refused")
         assert await condition_of(door) == (503, "down", ["the ledger cannot be written: nothing can be billed"])

@@ -1,9 +1,7 @@
 """Limits as a client meets them: what is enforced, what the headers say, and that the two agree."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.identity.own_limits import OwnLimits
-from mcp_gateway.core.store.sqlite.database import DATABASE
+from tests.databases import outside
 from tests.replaying import ReplayingBackend, events, held, stream, unary, whole
 from tests.serving import FREE, PRICED, UNLIMITED, Clock, Door, bearer, error_of, open_door
 
@@ -135,8 +133,8 @@ async def test_daily_counts_survive_a_restart_by_the_log_and_by_what_was_admitte
             key = await door.key(limits=limited(day=3))
             for fields in ({}, {"n": 0}):
                 await door.chat(key, **fields)
-        with closing(sqlite3.connect(tmp_path / DATABASE, isolation_level=None)) as connection:
-            assert connection.execute(f"DELETE FROM {lost}").rowcount
+        with outside(door.gateway.settings) as another:
+            assert another.rows(f"DELETE FROM {lost} RETURNING 1")
         async with open_door(tmp_path, clock, vllm_urls=[backend.url], models=[FREE]) as door:
             assert (await door.get("/v1/limits", key)).json()["requests_per_day"] == {"limit": 3, "remaining": 1}
             assert (await door.chat(key)).status_code == 200

@@ -10,8 +10,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from mcp_gateway.core.store.sqlite.database import DATABASE
-from tests.databases import locked
+from tests.databases import locked_out
 from tests.doors.test_openapi import BODIES
 from tests.patience import eventually
 from tests.replaying import Answer, Asked, ReplayingBackend, death, stream, unary, whole
@@ -109,7 +108,7 @@ async def test_what_the_gateway_waits_for_itself_is_counted(stage: Stage) -> Non
     body = orjson.dumps({"model": "priced/tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9})
     await stage.door.chat(key)  # the key is known, so that nothing else is read
     running = stage.door.gateway.inference.running
-    with locked(stage.door.data_dir / DATABASE):  # what waits for it is the bill
+    with locked_out(stage.door.gateway):  # what waits for it is the bill
         asking = asyncio.ensure_future(stage.door.post(body, key))
         await eventually(lambda: any(exchange._bill.status is not None for exchange in running))
         stage.clock.now_s += 0.03125

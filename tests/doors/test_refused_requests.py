@@ -1,9 +1,7 @@
 """Requests that a limit refuses are in the log with their reason: the first of a minute, with how many followed it."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +18,9 @@ from mcp_gateway.core.inference import refused_requests
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.inference.passage import PassageOrder
 from mcp_gateway.core.prices import FREE as FREE_OF_CHARGE
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.upstream.provider import Provider
 from tests.captured import captured
+from tests.databases import outside
 from tests.loop_clock import pass_time
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, held, replayed, unary
@@ -293,8 +291,8 @@ async def test_an_end_writes_them_and_a_start_counts_none_as_admitted(tmp_path: 
             for _ in range(2):
                 clock.now_s += 60
                 assert [(await door.chat(key)).status_code for _ in range(4)] == [200, 429, 429, 429]
-        with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
-            assert connection.execute("SELECT further FROM refused_requests").fetchall() == [(2,), (2,)]
+        with outside(door.gateway.settings) as another:
+            assert another.rows("SELECT further FROM refused_requests") == [(2,), (2,)]
         clock.now_s += 60
         async with open_door(tmp_path, clock, **settings) as door:
             assert (await door.get("/v1/limits", key)).json()["requests_per_day"] == {"limit": 3, "remaining": 1}

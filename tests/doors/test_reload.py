@@ -12,12 +12,11 @@ from mcp_gateway.core.config import ConfigError, Settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.reloadable import RELOADED, compare, taken_over
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.upstream.backend import Backend
 from mcp_gateway.core.upstream.pool import Pool
 from tests.cases import each
-from tests.databases import locked, store_of
-from tests.patience import eventually
+from tests.databases import locked_out, store_of
+from tests.patience import becomes
 from tests.recorded import recorded, write_records
 from tests.replaying import ReplayingBackend, held, unary, whole
 from tests.serving import FREE, PRICED, Door, bearer, error_of, open_door
@@ -266,12 +265,15 @@ async def test_no_request_is_lost_while_it_is_read_again_and_again(served: Reloa
 
 async def test_during_an_outage_of_the_database_it_is_in_force_and_noted_later(served: Reloaded) -> None:
     door = served.door
-    store_of(door.gateway)._writer._busy_timeout_s = 0.05
-    with locked(door.data_dir / DATABASE):
+    with locked_out(door.gateway, wait_s=0.05):
         assert (await served.reload(incident="The database is down.")).json()["changed"] == ["incident"]
         assert door.gateway.settings.incident == "The database is down."
-    await eventually(lambda: not store_of(door.gateway).waiting)
-    (noted,) = (await door.get("/v1/admin/audit?action=config.reload", served.admin)).json()["data"]
+
+    async def noted_by_now() -> list[Any]:
+        rows: list[Any] = (await door.get("/v1/admin/audit?action=config.reload", served.admin)).json()["data"]
+        return rows
+
+    (noted,) = await becomes(noted_by_now, bool)
     assert noted["after"]["changed"] == ["incident"]
     door.errors.clear()
 

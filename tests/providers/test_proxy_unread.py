@@ -13,9 +13,8 @@ import pytest_asyncio
 
 from mcp_gateway.core.identity.own_limits import OwnLimits
 from mcp_gateway.core.identity.particulars import Particulars
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
-from tests.databases import locked, store_of
+from tests.databases import locked_out
 from tests.patience import PATIENCE_S, eventually
 from tests.providers.doubles import ACCOUNT, KEY
 from tests.providers.google_native import PATHS as GOOGLE_PATHS
@@ -173,8 +172,7 @@ async def test_an_answer_that_ends_in_an_outage_is_whole_and_charged_once_that_c
         headers = {"authorization": f"Bearer {key}"}
         request = door.http.build_request("POST", "/proxy/openai/v1/speech", content=b"{}", headers=headers)
         response = await door.http.send(request, stream=True)
-        store_of(door.gateway)._writer._busy_timeout_s = 0.01
-        with locked(door.data_dir / DATABASE):
+        with locked_out(door.gateway, wait_s=0.01):
             turns.release()
             assert await response.aread() == b"first"
             await eventually(lambda: not door.gateway.ledger.is_writable)

@@ -26,6 +26,7 @@ from mcp_gateway.core.store.sqlite.migrations import migrate
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.store.transaction import Rows
 from tests.databases import changing, explained, of_version, record_before_names, record_in
+from tests.examples import examples
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 24 * HOUR_MS
@@ -159,6 +160,7 @@ def database_at(version: int) -> sqlite3.Connection:
     return connection
 
 
+@examples(20)
 @given(RECORDS)
 def test_what_stands_in_the_log_is_summed_up_by_the_first_version_that_sums_as_chats(
     records: list[RequestRecord],
@@ -171,6 +173,7 @@ def test_what_stands_in_the_log_is_summed_up_by_the_first_version_that_sums_as_c
         assert connection.execute(PARTS).fetchall() == parts(chats)
 
 
+@examples(20)
 @given(RECORDS, st.data())
 def test_what_an_earlier_version_summed_up_is_summed_up_by_status_where_it_still_stands(
     records: list[RequestRecord], data: st.DataObject

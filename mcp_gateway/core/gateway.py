@@ -496,6 +496,7 @@ async def open_gateway(
                 holds=ledger.watch_holds,
                 notices=notices.watch,
                 **({"allotments": ledger.watch_allotments} if isinstance(ledger, SharedLedger) else {}),
+                **({"activity": partial(activity.watch, store)} if store.replica is not None else {}),
                 orders=orders.watch,
                 outcomes=outcomes.watch,
                 refusals=refusals.watch,

@@ -16,7 +16,10 @@ INTERVAL_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class NoteAdmitted(Write[None]):
-    """How many requests each key or account was admitted with on a day since the Unix epoch; those of past days go."""
+    """How many requests each key or account was admitted with on a day since the Unix epoch; those of past days go.
+
+    Of two notes the larger stays: several servers count together, and one may know less of it than another.
+    """
 
     day: int
     requests: Mapping[str, int]

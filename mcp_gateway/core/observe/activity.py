@@ -1,5 +1,9 @@
-"""What the whole gateway did in the last day: counted in memory, so that asking costs nothing; read back at start."""
+"""What the whole gateway did in the last day: counted in memory, so that asking costs nothing; read back at start.
 
+Of several servers each counts its own requests, and now and then reads what those of all came to of late.
+"""
+
+import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +15,8 @@ from mcp_gateway.core.ids import first_id_at
 from mcp_gateway.core.record import OK, RequestRecord
 
 SLOT_MS = 600_000
+_LATE_SLOTS = 3
+"""The present one and those before it: most requests that began in an earlier one have ended by the next look."""
 _LATEST_STREAMS = 100
 
 
@@ -90,10 +96,32 @@ class Activity:
 
     async def restore(self, store: Engine) -> None:
         """Count the last day's requests of earlier runs, from the request log; once, at start."""
-        since_id = first_id_at("req", self._now_ms() - DAY_MS)
-        for stream in await store.read(LatestFirstTokens(since_id, _LATEST_STREAMS)):
+        await self._read_since(store, self._now_ms() - DAY_MS)
+
+    async def watch(self, store: Engine) -> None:
+        """Take over what several servers did together, whenever a slot's time has passed, until cancelled."""
+        while True:
+            await asyncio.sleep(SLOT_MS / 1000)
+            await self.catch_up(store)
+
+    async def catch_up(self, store: Engine) -> None:
+        """What the requests of all servers came to in the latest slots, in the place of what was counted of them."""
+        since_ms = (self._now_ms() // SLOT_MS - _LATE_SLOTS + 1) * SLOT_MS
+        await self._read_since(store, since_ms)
+
+    async def _read_since(self, store: Engine, since_ms: int) -> None:
+        """The request log, in the place of what is known since then, from the beginning of a slot or of all."""
+        since_id = first_id_at("req", since_ms)
+        streams = await store.read(LatestFirstTokens(since_id, _LATEST_STREAMS))
+        parts = await store.read(ActivitySince(since_id))
+        self._streams = {
+            model: deque((one for one in known if one[0] < since_ms), maxlen=_LATEST_STREAMS)
+            for model, known in self._streams.items()
+        }
+        for stream in streams:
             self._note_stream(*stream)
-        for part in await store.read(ActivitySince(since_id)):
+        self._slots = {number: slot for number, slot in self._slots.items() if number * SLOT_MS < since_ms}
+        for part in parts:
             slot = Slot(part.requests, part.prompt_tokens, part.completion_tokens)
             if part.latency_ms is not None:
                 slot.latencies_ms[part.latency_ms] = part.requests

@@ -87,6 +87,10 @@ class _Times:
         self._seen = dict(seen)
         self._first_time = 0
 
+    def learn(self, seen: Mapping[tuple[str, int], SeenMinutes]) -> None:
+        """What is known of these by now."""
+        self._seen |= seen
+
     def of(self, component_id: str, first_time: int, time: int) -> list[SeenMinutes | None]:
         return [self._seen.get((component_id, one)) for one in range(first_time, time + 1)]
 
@@ -118,6 +122,13 @@ class StatusBoard:
         days = await self._store.read(DaysSince(first_day_at(now_ms // DAY_MS)))
         hours = await self._store.read(HoursSince(first_hour_at(now_ms // HOUR_MS)))
         self._days, self._hours = _Times(days), _Times(hours)
+        self._pasts.clear()
+
+    async def catch_up(self) -> None:
+        """Take over what another server has counted of late."""
+        now_ms = self._now_ms()
+        self._days.learn(await self._store.read(DaysSince(now_ms // DAY_MS - 1)))
+        self._hours.learn(await self._store.read(HoursSince(now_ms // HOUR_MS - 1)))
         self._pasts.clear()
 
     def components(self) -> Sequence[Component]:
@@ -159,10 +170,15 @@ class StatusBoard:
         return self._store.write(noted, is_durable=False, in_outage="wait")
 
     async def watch(self) -> None:
-        """Count every minute, until cancelled; during an outage of the database once for all of it."""
+        """Count every minute, until cancelled; during an outage of the database once for all of it.
+
+        Of several servers the elected one counts, as it sees the components.
+        """
         while True:
             await asyncio.sleep(MINUTE_MS / 1000)
-            if (written := self.note_minute()) is not None:
+            if not self._store.is_elected:
+                await self.catch_up()
+            elif (written := self.note_minute()) is not None:
                 await written
 
 

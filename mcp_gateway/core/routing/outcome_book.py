@@ -20,6 +20,7 @@ from mcp_gateway.core.routing.outcomes import (
     CountsOfAll,
     ImportOutcomes,
     ImportsSoFar,
+    OutcomesMoved,
     ScoreRequest,
 )
 from mcp_gateway.core.routing.pooling import pooled
@@ -48,7 +49,7 @@ class OutcomeBook:
         self._store = store
         self._priors = priors
         self._feedback = feedback
-        self._room = most_cells
+        self._most_cells = self._room = most_cells
         self._counts: dict[str, Counts] = {IMPORTED: {}}
         """By account."""
         self._pooled: Counts = {}
@@ -56,8 +57,12 @@ class OutcomeBook:
         self._tables: dict[str, dict[str | None, QualityTable]] = {}
         """By account, IMPORTED where it has no outcomes of its own, and default model."""
         self._imports = 0
+        self._moved: set[str | None] = set()
+        """Accounts of which other servers have told that there is more to read; None for any that are not known."""
         if feedback != "off":
             store.listen(CellCount, self._take)
+            store.listen(OutcomesMoved, lambda moved: self._moved.add(moved.account_id))
+            store.on_unheard(lambda: self._moved.add(None))
 
     def expect(self, priors: Mapping[str, Mapping[PromptTask, float]]) -> None:
         """Take other expectations of models, which the settings name."""
@@ -103,7 +108,9 @@ class OutcomeBook:
         await self._store.write(ImportOutcomes(tuple(counts), in_place))
 
     async def catch_up(self) -> None:
-        """Read again what was imported, where another process has imported any. Raises DatabaseError."""
+        """Read again what other processes have imported, or been told, since it was read. Raises DatabaseError."""
+        if self._moved:
+            await self._read_moved()
         imports = await self._store.read(ImportsSoFar())
         if imports == self._imports:
             return
@@ -116,14 +123,25 @@ class OutcomeBook:
         for count in imported:
             self._take(count)
 
+    async def _read_moved(self) -> None:
+        moved, self._moved = self._moved, set()
+        reads = [CountsOfAll(self._most_cells) if one is None else CountsOf(one) for one in moved]
+        try:
+            for read in reads:
+                for count in await self._store.read(read):
+                    self._take(count)
+        except DatabaseError:
+            self._moved |= moved
+            raise
+
     async def watch(self) -> None:
-        """Keep up with imports, until cancelled; what is known stays while nothing can be read."""
+        """Keep up with other processes, until cancelled; what is known stays while nothing can be read."""
         while True:
             await asyncio.sleep(_WATCH_INTERVAL_S)
             try:
                 await self.catch_up()
             except DatabaseError as error:
-                logger.error("imported outcomes could not be read: %s", error)
+                logger.error("outcomes could not be read again: %s", error)
 
     def _take(self, count: CellCount) -> None:
         cell = count.model_id, count.task

@@ -1,9 +1,9 @@
 """How good answers were found, by who says so, model and task: what is written and read of it. Knows no prompt."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from mcp_gateway.core.engine import Read, Scan, Write
+from mcp_gateway.core.engine import Announcement, Read, Scan, Write
 from mcp_gateway.core.prompt_tasks import PromptTask
 from mcp_gateway.core.record import SCORE_WHOLE
 from mcp_gateway.core.routing.quality import Outcomes
@@ -27,6 +27,14 @@ class CellCount(NamedTuple):
     @property
     def outcomes(self) -> Outcomes:
         return Outcomes(self.score / SCORE_WHOLE, self.trials)
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomesMoved(Announcement):
+    """What this account has told comes to something else."""
+
+    word: ClassVar[str] = "outcomes"
+    account_id: str
 
 
 @dataclass(frozen=True, slots=True)

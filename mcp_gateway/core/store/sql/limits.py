@@ -7,7 +7,7 @@ from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _NOTE = (
     "INSERT INTO admitted_requests VALUES (?, ?, ?) "
-    "ON CONFLICT (day, subject) DO UPDATE SET requests = excluded.requests"
+    "ON CONFLICT (day, subject) DO UPDATE SET requests = MAX(admitted_requests.requests, excluded.requests)"
 )
 _HAS_PAST = "SELECT 1 FROM admitted_requests WHERE day < ? LIMIT 1"
 _FORGET = """

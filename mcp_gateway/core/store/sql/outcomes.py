@@ -11,6 +11,7 @@ from mcp_gateway.core.routing.outcomes import (
     CountsOfAll,
     ImportOutcomes,
     ImportsSoFar,
+    OutcomesMoved,
     ScoreRequest,
 )
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
@@ -42,6 +43,7 @@ def _score(transaction: Transaction, write: ScoreRequest) -> bool:
         return False
     added = (write.score, 1) if before is None else (write.score - before, 0)
     transaction.tell(_add(transaction, (write.account_id, model, task, *added)))
+    transaction.announce(OutcomesMoved(write.account_id))
     return True
 
 

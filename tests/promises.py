@@ -286,12 +286,14 @@ AREAS: dict[str, Area] = {
             ],
             "Of several servers of one database one does what falls due by the clock, so that webhooks and payments are sent once, and another takes over from one that is gone or frozen.": [
                 "tests/core/store/postgres/test_election.py",
+                "tests/engines/test_elected.py::test_another_is_elected_for_one_that_is_frozen_and_killed_and_none_beside_it",
             ],
             "What several servers count of a day, a minute or an outcome is counted once, and known to all of them.": [
                 "tests/core/store/postgres/test_shared_statistics.py",
             ],
             "What a command asks of several servers is done by one of them, once, and by all where it concerns all, and who did not is named.": [
                 "tests/core/ledger/test_replicas_orders.py",
+                "tests/engines/test_elected.py",
             ],
             "No balance goes below zero except by a refund, a dispute or the operator's adjustment.": [
                 "tests/core/ledger/test_rules.py",

@@ -255,7 +255,7 @@ def _reload(reloads: Reloads) -> AnyOperation:
         summary="Read the configuration again, and take over what a running gateway can.",
         answer=ReloadObject,
         handle=reloads.reload,
-        refuses=frozenset({"invalid_value"}),
+        refuses=frozenset({"invalid_value", "conflict", "ledger_unavailable"}),
     )
 
 

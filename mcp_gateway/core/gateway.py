@@ -559,6 +559,8 @@ def _operator_desk(
 
 async def _reload_all(store: OpenDatabase, reloading: Reloading, by: Actor) -> Reloaded:
     told = await reloading.reload(by)
+    if store.replica is None:
+        return told
     others = [one for one in await store.read(ReplicasThere()) if one != store.replica]
     of_others = await Orderer(store, now_ms=now_ms).reload_of(by, others)
     return Reloaded(**{name: list(dict.fromkeys(own + of_others[name])) for name, own in told.as_object().items()})

@@ -233,23 +233,18 @@ class Orderer:
     async def reload(self, by: Sequence[Any]) -> dict[str, Any]:
         """Have all read their configuration again. Raises as RunningServer.reload."""
         replicas = await self._store.read(ReplicasThere())
-        if replicas:
-            return await self.reload_of(by, replicas)
-        told = await self.ask("reload", {_BY: by}, LASTS_S)
-        if (refusal := told.get("refusal")) is not None:
+        told = await self._all_reloaded(by, replicas) if replicas else [await self.ask("reload", {_BY: by}, LASTS_S)]
+        refusal = told[0].get("refusal")
+        if refusal is not None and all(one.get("refusal") == refusal for one in told):
             raise GatewayError(**refusal)
-        return told
+        return _together(replicas, told) if replicas else told[0]
 
     async def reload_of(self, by: Sequence[Any], replicas: Sequence[int]) -> dict[str, Any]:
-        """The same of these. Raises GatewayError where one of them has not; the others have all the same."""
-        told = await asyncio.gather(*(self._reloaded(by, one) for one in replicas))
-        refused = {one: answer["refusal"] for one, answer in zip(replicas, told, strict=True) if "refusal" in answer}
-        if not refused:
-            return {name: list(dict.fromkeys(word for one in told for word in one[name])) for name in _RELOADED}
-        if len(refused) == len(replicas) and len({refusal["message"] for refusal in refused.values()}) == 1:
-            raise GatewayError(**refused[replicas[0]])
-        words = "; ".join(f"replica {one}: {refusal['message']}" for one, refusal in refused.items())
-        raise GatewayError("conflict", f"Not all replicas have read it again. {words}")
+        """Have these do so. Raises GatewayError `conflict` where one of them has not; the others have all the same."""
+        return _together(replicas, await self._all_reloaded(by, replicas))
+
+    async def _all_reloaded(self, by: Sequence[Any], replicas: Sequence[int]) -> list[dict[str, Any]]:
+        return await asyncio.gather(*(self._reloaded(by, one) for one in replicas))
 
     async def _reloaded(self, by: Sequence[Any], replica: int) -> dict[str, Any]:
         try:
@@ -277,6 +272,15 @@ class Orderer:
             if await self._store.read(AnswerOf(order_id)) is not None:
                 return
             await asyncio.sleep(_POLL_S)
+
+
+def _together(replicas: Sequence[int], told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What these have told. Raises GatewayError `conflict`, which names those that have refused."""
+    by_replica = dict(zip(replicas, told, strict=True))
+    refused = [f"replica {one}: {told['refusal']['message']}" for one, told in by_replica.items() if "refusal" in told]
+    if refused:
+        raise GatewayError("conflict", f"Not all replicas have read it again. {'; '.join(refused)}")
+    return {name: list(dict.fromkeys(word for one in told for word in one[name])) for name in _RELOADED}
 
 
 class RunningServer:

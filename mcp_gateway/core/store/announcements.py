@@ -17,5 +17,5 @@ KINDS: dict[str, type[Announcement]] = {
         OutcomesMoved,
         ServiceSwitched,
         SigningKeyMade,
-    )  # fmt: skip
+    )
 }

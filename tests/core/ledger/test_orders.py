@@ -227,6 +227,29 @@ async def test_what_is_held_is_told_by_account_and_by_where_it_came_from(
         assert asked.result() == {}
 
 
+async def test_a_configuration_is_read_again_by_the_server_that_there_is(
+    orders: Orders, running: RunningServer, other: Store, clock: MsClock, tmp_path: Path
+) -> None:
+    with watching(orders):
+        asked = asyncio.ensure_future(running.reload())
+        await decided(asked)
+        assert asked.result() == {"by": [*BY]}
+
+        async def refused(_: Sequence[Any]) -> dict[str, Any]:
+            raise GatewayError("invalid_value", "models.0.id: is missing")
+
+        orders._reload = refused
+        asked = asyncio.ensure_future(running.reload())
+        await decided(asked)
+        with pytest.raises(GatewayError) as caught:
+            asked.result()
+        assert (caught.value.code, caught.value.message) == ("invalid_value", "models.0.id: is missing")
+    (tmp_path / "unserved").mkdir()
+    with pytest.raises(GatewayError) as caught:
+        await _running(other, tmp_path / "unserved", clock).reload()
+    assert "No server runs" in caught.value.message
+
+
 async def test_it_is_unknown_where_no_server_answers_and_where_none_is(
     running: RunningServer, other: Store, clock: MsClock, tmp_path: Path
 ) -> None:

@@ -1,11 +1,16 @@
 """Of several servers one does what falls due by the clock, at most, and another once that one is gone."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from random import Random
 
 import pytest
 
+from mcp_gateway.core.ledger.closing import Closing
+from mcp_gateway.core.ledger.leases import Leases
+from mcp_gateway.core.ledger.ledger import Ledger
+from mcp_gateway.core.observe.retention import Retention
 from mcp_gateway.core.store.postgres import hearing
 from mcp_gateway.core.store.postgres.executors import EXECUTORS
 from mcp_gateway.core.store.postgres.session import ELECTED, WriterSession
@@ -161,6 +166,38 @@ async def add_events(store: PostgresStore, events: Sequence[str]) -> None:
 async def is_sent(deliveries: Deliveries) -> None:
     await deliveries.work._look_once()
     await eventually(lambda: not deliveries.work.tasks)
+
+
+async def test_nothing_falls_due_at_one_that_is_not_elected(
+    both: tuple[PostgresStore, PostgresStore], monkeypatch: pytest.MonkeyPatch, clock: MsClock
+) -> None:
+    _, store = both
+    asked: list[object] = []
+
+    async def is_idle() -> None:
+        """As it tells others that it lives, which is no work."""
+
+    monkeypatch.setattr(store, "flushed", is_idle)
+    monkeypatch.setattr(store, "read", lambda read: asked.append(read))
+    monkeypatch.setattr(store, "write", lambda write, **_: asked.append(write))
+    ledger = Ledger(store)
+    deliveries = Receiver().beside(store)
+    watches = (
+        ledger.watch_grants,
+        Leases(store, ledger).watch,
+        Closing(store, clock).watch,
+        Retention(store, clock, requests_keep_days=1).watch,
+        deliveries.watch,
+    )
+    loops = [asyncio.ensure_future(watch()) for watch in watches]
+    for _ in range(2):
+        await settled()
+        pass_time(120.0)
+    await settled()
+    assert (asked, [loop.done() for loop in loops]) == ([], [False] * len(loops))
+    for loop in loops:
+        loop.cancel()
+    await asyncio.wait(loops)
 
 
 @pytest.mark.usefixtures("quick")

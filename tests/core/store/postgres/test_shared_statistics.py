@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import pytest
 
@@ -61,14 +62,13 @@ async def test_of_what_was_admitted_today_the_larger_count_stays_whoever_writes_
 async def test_a_minute_is_counted_by_the_elected_one_and_known_to_the_other(both: Both, clock: MsClock) -> None:
     boards = [StatusBoard(store, lambda: [Component("api", "API", "down")], clock) for store in both]
     loops = [asyncio.ensure_future(board.watch()) for board in boards]
+    counted = Query("SELECT minutes, down_minutes FROM component_days")
     for minutes in (1, 2):
         await settled()
         clock.now_ms += MINUTE_MS
         pass_time(MINUTE_MS / 1000)
-        await becomes(
-            lambda: both[0].read(Query("SELECT minutes, down_minutes FROM component_days")),
-            lambda rows, seen=minutes: [tuple(row) for row in rows] == [(seen, seen)],
-        )
+        wanted = [(minutes, minutes)]
+        await becomes(partial(both[0].read, counted), lambda rows, wanted=wanted: [*map(tuple, rows)] == wanted)  # type: ignore[misc]
     await boards[1].catch_up()
     for board in boards:
         past = board.past_of("api")

@@ -20,6 +20,8 @@ from mcp_gateway.core.engine import Engine, Read, Write
 from mcp_gateway.core.errors import Code, GatewayError
 
 KEPT_MS = 24 * 60 * 60 * 1000
+_ENDING_S = 0.1
+"""Who was answered by another replica and asks again at once waits so long for that one's claim to end."""
 _MAX_REMEMBERED = 10_000
 """First requests for inference by key."""
 _OF_LIMITS: frozenset[Code] = frozenset({"requests_per_minute", "requests_per_day", "in_flight", "guest"})
@@ -149,13 +151,21 @@ class _InFlight:
         name = sha256(f"{self._purpose}\n{asker}\n".encode() + key).digest()
         claim = _Claim()
         try:
-            claim.first_id = await self._store.write(ClaimRequest(name, request_id, self._now_ms()), is_durable=False)
+            claim.first_id = await self._first_of(ClaimRequest(name, request_id, self._now_ms()))
             yield claim
         finally:  # also where nobody knows whether that was written
             end = EndClaim(name, request_id, claim.is_remembered)
-            ended = self._store.write(end, is_durable=False, in_outage="keep")
-            ended.add_done_callback(_look_at)
-            await asyncio.wait([ended])  # so that whoever is answered may ask any replica again
+            self._store.write(end, is_durable=False, in_outage="keep").add_done_callback(_look_at)
+
+    async def _first_of(self, claim: ClaimRequest) -> str | None:
+        """Raises as ClaimRequest, where another replica is at it for longer than to say that it has ended."""
+        try:
+            return await self._store.write(claim, is_durable=False)
+        except GatewayError as refusal:
+            if refusal.code != "conflict":
+                raise
+        await asyncio.sleep(_ENDING_S)
+        return await self._store.write(claim, is_durable=False)
 
 
 class Idempotency:

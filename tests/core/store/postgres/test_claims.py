@@ -12,6 +12,8 @@ from mcp_gateway.core.idempotency import KEPT_MS, ClaimRequest, Idempotency, Rep
 from tests.clocks import MsClock
 from tests.core.ledger.replicas import Replica, account_in, cut_off, make_old, replica_at
 from tests.databases import Query
+from tests.loop_clock import pass_time
+from tests.patience import settled
 from tests.postgres_server import Outside
 from tests.postgres_stores import lent_database
 
@@ -44,11 +46,17 @@ class Asked:
         async with self.repeats.answering(self.caller, "key", request_id):
             yield
 
+    async def has_ended(self) -> None:
+        """What it has claimed, as far as it is at nothing any more."""
+        await self.replica.store.flushed()
+
     async def code_of(self, request_id: str) -> str | None:
         """With which a request is refused, if it is."""
         try:
             async with self.answering(request_id):
-                return None
+                pass
+            await self.has_ended()
+            return None
         except GatewayError as refusal:
             return refusal.code
 
@@ -82,6 +90,7 @@ async def test_while_one_answers_another_refuses_and_answers_then(asked: tuple[A
                 pass
         assert (refusal.value.code, refusal.value.retry_after_s) == ("conflict", 1)
         assert await one.code_of("req_3") == "conflict"
+    await one.has_ended()
     assert await two.code_of("req_4") is None
     assert await one.code_of("req_5") is None
 
@@ -91,8 +100,21 @@ async def test_of_many_at_once_one_is_done_wherever_they_come_in(asked: tuple[As
     told = await asyncio.gather(*(asked[number % 2].made(count) for number in range(20)), return_exceptions=True)
     assert len(count) == 1
     assert {one.code if isinstance(one, GatewayError) else str(one) for one in told} == {"conflict", "{'made': 1}"}
-    assert [await one.made(count) for one in asked] == [{"made": 1}] * 2
+    for one in asked:
+        await one.has_ended()
+        assert await one.made(count) == {"made": 1}
     assert len(count) == 1
+
+
+async def test_who_asks_the_other_at_once_when_he_is_answered_is_answered_there(asked: tuple[Asked, Asked]) -> None:
+    one, two = asked
+    async with one.answering("req_1"):
+        asks = asyncio.ensure_future(two.code_of("req_2"))
+        await settled()
+        await two.has_ended()  # what it has asked for was refused, as the other has not said yet that it has ended
+    await one.has_ended()
+    pass_time(0.1)
+    assert await asks is None
 
 
 async def test_the_purposes_and_the_askers_of_a_key_are_apart(asked: tuple[Asked, Asked]) -> None:
@@ -163,10 +185,12 @@ async def test_one_that_a_limit_refuses_is_no_first(asked: tuple[Asked, Asked]) 
     with pytest.raises(GatewayError):
         async with one.answering("req_1"):
             raise GatewayError("requests_per_minute", "Wait.")
+    await one.has_ended()
     assert await two.code_of("req_2") is None
     with pytest.raises(GatewayError):
         async with one.answering("req_3"):
             raise GatewayError("requests_per_minute", "Wait.")
+    await one.has_ended()
     assert await two.code_of("req_4") is None
     assert await firsts(one, two) == {"req_4": "req_2"}
 
@@ -177,8 +201,10 @@ async def test_nothing_is_left_of_what_was_not_inference(asked: tuple[Asked, Ask
         async with one.once.answering("acc_guest", "key", "make", b"{}"):
             raise ZeroDivisionError
     await one.code_of("req_1")
+    await one.has_ended()
     clock.now_ms += KEPT_MS
     assert await two.made([]) == {"made": 1}
+    await two.has_ended()
     assert await one.replica.store.read(Query("SELECT * FROM claims")) == []
 
 

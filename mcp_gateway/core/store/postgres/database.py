@@ -42,6 +42,7 @@ _SERVED_BY_OLDER = (
     "gateways of an earlier version serve from this database, and this version changes what they know of it: end all "
     "of them first"
 )
+_UNREACHABLE = "the PostgreSQL that database_url names cannot be reached: "
 _TOOLS = "is PostgreSQL's: copy it with pg_dump, and replace it with pg_restore while no gateway serves"
 
 
@@ -172,8 +173,9 @@ class PostgresDatabase:
         """A patient one. Raises DatabaseError."""
         link = ThreadedPostgresLink(Where(self._url, 3600.0, {"lock_timeout": "60s"}))
         try:
-            with as_database_error():
+            with as_database_error(_UNREACHABLE):
                 link.connect()
+            with as_database_error():
                 yield link
         finally:
             link.close()

@@ -29,12 +29,12 @@ class TakenOver(Exception):
 
 
 @contextlib.contextmanager
-def as_database_error() -> Iterator[None]:
-    """Raises DatabaseError for whatever a connection may raise."""
+def as_database_error(what: str = "") -> Iterator[None]:
+    """Raises DatabaseError for whatever a connection may raise, `what` in front of what it says itself."""
     try:
         yield
     except FAILED as error:
-        raise DatabaseError(told(error)) from error
+        raise DatabaseError(what + told(error)) from error
 
 
 def is_unavailable(error: BaseException) -> bool:

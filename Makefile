@@ -105,7 +105,7 @@ test-console: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## each page of the 
 	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal tests/console
 
 .PHONY: test-deploy
-test-deploy: $(VENV)/.installed-dev $(DEPLOY)/.installed $(ENGINES)/.installed  ## what deploy/ has, by the programs that others have for each kind of file: hadolint, check-jsonschema, Helm, Kubernetes' schemas, promtool, systemd
+test-deploy: $(VENV)/.installed-dev $(DEPLOY)/.installed $(ENGINES)/.installed  ## what deploy/ has, by the programs that others have for each kind of file: hadolint, check-jsonschema, Helm, Kubernetes' schemas, promtool, nginx, systemd
 	@$(BIN)/python -m pytest -m slow tests/deploy
 
 screenshots: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## draw every page of the console in both themes and widths, into build/screenshots

@@ -1216,6 +1216,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/test_loops.py",
                 "tests/doors/test_http_health.py::test_a_dead_background_loop_is_down_and_in_a_gauge",
             ],
+            "Of several gateways on one database any may be killed or stand still: the others serve, every bill is right, and what it held and had under way is given to others.": [
+                "tests/engines/test_processes.py",
+            ],
             "Several processes of one machine serve one address: one that dies is begun again, signals reach all, and metrics of all are told by each.": [
                 "tests/test_supervisor.py",
                 "tests/http_api/test_worker_metrics.py",

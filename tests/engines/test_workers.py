@@ -13,12 +13,18 @@ import httpx2
 import psutil
 import pytest
 
+from tests.bridge.process import bridge_process
 from tests.doors.mcp_host import LEGACY, initialize
 from tests.patience import PATIENCE_S, becomes, eventually
 from tests.postgres_stores import lent_database
 
 pytestmark = pytest.mark.engines
 PING = {"jsonrpc": "2.0", "id": 7, "method": "ping"}
+CALL = {
+    "name": "chat_completion",
+    "arguments": {"model": "demo/echo", "messages": [{"role": "user", "content": "Hello"}]},
+}
+SIGNED_IN = {"email": "ann@example.com", "password": "correct horse battery staple, and more"}
 WORKERS = 2
 
 
@@ -46,6 +52,18 @@ async def workers(folder: Path, valkey_url: str) -> AsyncIterator[tuple[asyncio.
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+async def killed(process: asyncio.subprocess.Process, worker: psutil.Process, base_url: str) -> None:
+    """A worker, whose place another has taken by then."""
+    worker.kill()
+
+    def is_begun_again() -> bool:
+        found = [child.pid for child in psutil.Process(process.pid).children()]
+        return len(found) == WORKERS and worker.pid not in found
+
+    await eventually(is_begun_again)
+    await all_serve(base_url)
 
 
 async def all_serve(base_url: str) -> set[str]:
@@ -77,14 +95,7 @@ async def test_workers_are_one_gateway_and_one_that_is_killed_costs_nothing_that
 
         before = psutil.Process(process.pid).children()
         assert len(before) == WORKERS
-        before[0].kill()
-
-        def is_begun_again() -> bool:
-            found = [child.pid for child in psutil.Process(process.pid).children()]
-            return len(found) == WORKERS and before[0].pid not in found
-
-        await eventually(is_begun_again)
-        await all_serve(base_url)
+        await killed(process, before[0], base_url)
         for _ in range(8):
             assert (await once("POST", f"{base_url}/v1/mcp", json=PING, headers=session)).status_code == 200
 
@@ -93,3 +104,26 @@ async def test_workers_are_one_gateway_and_one_that_is_killed_costs_nothing_that
     log = (tmp_path / "log").read_text()
     assert "worker 1 " in log
     assert "was ended by SIGKILL: begun again" in log
+
+
+async def test_a_bridge_goes_on_at_another_worker_and_who_signs_in_at_one_is_signed_in_at_all(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    async with workers(tmp_path / "data", valkey_url) as (process, base_url):
+        registered = await once("POST", f"{base_url}/v1/auth/register", json=SIGNED_IN)
+        assert registered.status_code == 201, registered.text
+        token = {"Authorization": f"Bearer {registered.json()['token']}"}
+        for _ in range(8):
+            assert (await once("GET", f"{base_url}/v1/auth/me", headers=token)).status_code == 200
+        made = (await once("POST", f"{base_url}/v1/auth/keys", json={}, headers=token)).json()
+        key = {"Authorization": f"Bearer {made['key']}"}
+        for _ in range(8):
+            assert (await once("GET", f"{base_url}/v1/credits", headers=key)).status_code == 200
+        async with bridge_process(f"{base_url}/v1/mcp", GATEWAY_API_KEY=made["key"]) as bridge:
+            await bridge.open()
+            for number, worker in enumerate(psutil.Process(process.pid).children()):
+                called = await bridge.call("tools/call", CALL, id=2 * number)
+                assert not called["result"]["isError"]
+                await killed(process, worker, base_url)
+                called = await bridge.call("tools/call", CALL, id=2 * number + 1)
+                assert not called["result"]["isError"]

@@ -117,8 +117,8 @@ conformance: $(VENV)/.installed-dev $(SUITES)/.installed  ## the official MCP co
 bench-ledger: $(VENV)/.installed-dev  ## settled requests a second, and the wait for a commit beside a bare fsync, CPU a request
 	@$(BIN)/python benchmarks/ledger.py
 
-bench-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## what limits in Valkey cost a request, and how long it waits while that is killed or frozen; what a settlement costs on PostgreSQL
-	@$(BIN)/python -m benchmarks.limits && $(BIN)/python -m benchmarks.settlements
+bench-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## what limits in Valkey cost a request, and how long it waits while that is killed or frozen; what a settlement costs on PostgreSQL; what one and two gateways do that share both
+	@$(BIN)/python -m benchmarks.limits && $(BIN)/python -m benchmarks.settlements && PYTHONPATH=. $(BIN)/python benchmarks/replicas.py
 
 bench-bounds: $(VENV)/.installed-dev  ## the worst text for every regular expression (5 ms), the worst requests and answers (50 ms)
 	@$(BIN)/python -m benchmarks.bounds && $(BIN)/python -m benchmarks.blocking

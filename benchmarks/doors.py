@@ -187,7 +187,7 @@ def gateway_files(folder: Path, upstream_port: str) -> tuple[Path, str]:
     config = folder / "gateway.toml"
     models = "".join(
         f'[[models]]\nid = "{name}"\n[models.pricing]\nprompt = "0.00000005"\ncompletion = "0.00000015"\n'
-        for name in ("burst", "paced")
+        for name in ("burst", "paced", "brief")
     )
     config.write_text(
         f'vllm_urls = ["http://127.0.0.1:{upstream_port}"]\ndata_dir = "{folder}"\nport = 0\nlog_level = "warning"\n'

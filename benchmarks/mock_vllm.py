@@ -3,8 +3,8 @@
     python benchmarks/mock_vllm.py PORT
 
 The model named in the request chooses the pace: `burst` answers at once (a stream sends its frames back to back);
-`paced` brings its first token after 0.2 s and then one every 20 ms, like a busy GPU. Messages and responses are only
-streamed, in the same words as a chat.
+`paced` brings its first token after 0.2 s and then one every 20 ms, like a busy GPU; `brief` has its answer, in one
+piece, after 20 ms. Messages and responses are only streamed, in the same words as a chat.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ def whole(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
-MODELS = ("burst", "paced")
+MODELS = ("burst", "paced", "brief")
 ANSWERS = {model: answer(model) for model in MODELS}
 STREAMS = {
     b"POST /v1/chat": {model: chat_frames(model) for model in MODELS},
@@ -143,6 +143,9 @@ class Mock(asyncio.Protocol):
         if streams is None or head.startswith(b"POST /v1/messages/"):
             return self._transport.write(LIST if b"/v1/models" in head[:40] else whole(b""))
         model = "paced" if b'"paced"' in body else "burst"
+        if b'"brief"' in body:
+            asyncio.get_running_loop().call_later(TOKEN_S, self._transport.write, ANSWERS["brief"])
+            return None
         if b'"stream":true' not in body and b'"stream": true' not in body:
             return self._transport.write(ANSWERS[model])
         self._transport.write(STREAM_HEAD)

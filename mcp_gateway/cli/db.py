@@ -24,7 +24,7 @@ app = typer.Typer(help="The database as a whole.", no_args_is_help=True)
 def migrate_database(config: ConfigOption = None, data_dir: DataDirOption = None, is_json: JsonOption = False) -> None:
     """Bring the database to the schema of this version, as the server does at its start; makes it where there is none.
 
-    Refused while a server of an earlier version works on it.
+    Refused while a server of an earlier version works on it, but for replicas where the new schema only adds.
     """
     settings = settings_of(config, data_dir)
 

@@ -231,9 +231,9 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def of_sqlite() -> None:
-    """For what is about SQLite's file alone."""
+    """For what is about SQLite alone: its file, its plans."""
     if serving.is_on_postgres:
-        pytest.skip("it is about SQLite's file alone")
+        pytest.skip("it is about SQLite alone")
 
 
 @pytest.fixture

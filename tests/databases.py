@@ -8,7 +8,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import pytest
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.postgres_server import Outside
 
 T = TypeVar("T")
+AnyOutside: TypeAlias = "OutsideFile | Outside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def locked(database: Path) -> Iterator[None]:
         yield
 
 
-def outside(settings: Settings) -> "OutsideFile | Outside":
+def outside(settings: Settings) -> AnyOutside:
     """Somebody else's connection to the database of a gateway with these settings, whether it is open or not."""
     place = settings.database_place
     if place.url is None:
@@ -158,6 +159,17 @@ def outside(settings: Settings) -> "OutsideFile | Outside":
     from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
 
     return Outside(place.url)
+
+
+def kept_by(settings: Settings) -> bytes:
+    """All that gateways and commands with these settings have written: their folder's files, and tables elsewhere."""
+    files = b"".join(path.read_bytes() for path in sorted(settings.data_dir.rglob("*")) if path.is_file())
+    if settings.database_url is None:
+        return files
+    from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
+
+    with Outside(settings.database_url.get_secret_value()) as another:
+        return files + another.kept()
 
 
 @contextlib.contextmanager

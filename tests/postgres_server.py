@@ -88,6 +88,13 @@ class Outside:
     def add(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self._link.executemany(sql, rows)
 
+    def kept(self) -> bytes:
+        """All that is in its tables, with their names, as text."""
+        self.run("SET bytea_output = escape")
+        tables = [name for (name,) in self.rows(_TABLES)]
+        rows = [row for table in tables for (row,) in self.rows(f"SELECT CAST(one AS text) FROM {table} AS one")]
+        return "\n".join([*tables, *rows]).encode()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """It writes, as long as the block runs."""

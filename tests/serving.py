@@ -26,6 +26,7 @@ from http_api.protected_resources import ProtectedResources
 from http_api.serve import DrainingServer, config_of
 from mcp_gateway.core.caller import Role
 from mcp_gateway.core.config import Settings
+from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import Desk, Gateway, open_desk, open_gateway
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.admin_keys import AdminKeys
@@ -35,7 +36,7 @@ from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.mcp_door.endpoints import McpDoor
-from tests.databases import migrated, outside, store_of
+from tests.databases import kept_by, migrated, outside, store_of
 from tests.declared import Declared
 from tests.listening import closed
 from tests.logged import lines_logged
@@ -212,6 +213,18 @@ class Door:
         with outside(self.gateway.settings) as another:
             return getattr(another, shape)(sql, *parameters)
 
+    async def kept(self) -> bytes:
+        """All that it has written by now, wherever."""
+        await self.gateway.ledger._store.flushed()
+        return kept_by(self.gateway.settings)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """By which a command works on what this gateway does, beside it or after it."""
+        settings, variables = self.gateway.settings, {"GATEWAY_DATA_DIR": str(self.data_dir)}
+        urls = {"GATEWAY_DATABASE_URL": settings.database_url, "GATEWAY_VALKEY_URL": settings.valkey_url}
+        return variables | {name: url.get_secret_value() for name, url in urls.items() if url is not None}
+
     def leave_copy(self, folder: Path) -> None:
         """In `folder`, where nothing is yet, what a process leaves that can do nothing more, if this were one."""
         shutil.copytree(self.data_dir, folder)
@@ -311,7 +324,16 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
         errors = stack.enter_context(lines_logged(logging.ERROR))
         operations = operations_in(gateway, mcp, base_url=BASE_URL, resources=resources)
 
-        client = httpx2.AsyncClient(base_url=url, timeout=PATIENCE_S * 3, verify=NO_TLS, trust_env=False)
+        async def written(_: httpx2.Request) -> None:
+            """A row that nobody waits for PostgreSQL has a moment later, and SQLite at once."""
+            if not is_on_sqlite and gateway.ledger._store.waiting and gateway.ledger.is_writable:
+                with contextlib.suppress(GatewayError):
+                    await gateway.ledger._store.flushed()
+
+        is_on_sqlite = tree.database_url is None
+        client = httpx2.AsyncClient(
+            base_url=url, timeout=PATIENCE_S * 3, verify=NO_TLS, trust_env=False, event_hooks={"request": [written]}
+        )
         http = await stack.enter_async_context(client)
         yield Door(gateway, server, url, port, http, clock, data_dir, errors, operations, mcp, stack)
         await declared.check()

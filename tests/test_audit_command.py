@@ -1,16 +1,13 @@
 """`mcp-gateway audit`: what commands have changed, and who ran them."""
 
-import contextlib
 import getpass
 import json
 import socket
-import sqlite3
 from pathlib import Path
 
 import pytest
 
-from mcp_gateway.core.store.sqlite.database import DATABASE
-from tests.test_command_line import data_dir, made, run
+from tests.test_command_line import data_dir, made, outside_of, run
 
 __all__ = ["data_dir"]
 
@@ -35,9 +32,9 @@ def test_each_command_that_changes_something_is_told(data_dir: Path) -> None:
 def test_an_auto_topup_is_shown_and_switched_off(data_dir: Path) -> None:
     account = made("accounts", "create", "ours", "--quiet")
     assert run("accounts", "auto-topup", account).stdout == f"account {account}: no auto top-up is set\n"
-    with contextlib.closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
+    with outside_of(data_dir) as another:
         values = (account, 5 * 10**9, 20 * 10**9, 60 * 10**9)
-        connection.execute("INSERT INTO auto_topups VALUES (?, ?, ?, ?, NULL, NULL)", values)
+        another.rows("INSERT INTO auto_topups VALUES (?, ?, ?, ?, NULL, NULL)", *values)
     assert "adds 20.00 USD once the balance is below 5.00 USD" in run("accounts", "auto-topup", account).stdout
     assert json.loads(run("accounts", "auto-topup", account, "off", "--json").stdout)["off_reason"] == "operator"
     run("accounts", "auto-topup", account, "off")

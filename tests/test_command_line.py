@@ -1,6 +1,7 @@
 """The command line and names: what would move an operator's cursor is refused, and what stands already is escaped."""
 
-import sqlite3
+import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,25 +11,44 @@ from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
 from mcp_gateway.cli.workers import check_nothing_waits
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.ledger.pending import PENDING
-from mcp_gateway.core.store.sqlite.database import DATABASE
-from tests.databases import migrated
+from tests.databases import AnyOutside, kept_by, outside
+from tests.serving import database_at
 
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined] # else made at each run
 NASTY = "\x1b]0;owned\x07\x1b[2J\nkey_forged acc_forged gw_live_AAAA...  live     admin\u202e\x9b"
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """With a database, and the folder where commands run."""
-    migrated(tmp_path / DATABASE)
     monkeypatch.setenv("GATEWAY_DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with database_at(Settings(data_dir=tmp_path)) as tree:
+        if tree.database_url is not None:
+            monkeypatch.setenv("GATEWAY_DATABASE_URL", tree.database_url.get_secret_value())
+        yield tmp_path
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
+def settings_at(data_dir: Path) -> Settings:
+    """Those by which commands find their database."""
+    tree = {"data_dir": data_dir, "database_url": os.environ.get("GATEWAY_DATABASE_URL")}
+    return Settings.model_validate(tree)
+
+
+def outside_of(data_dir: Path) -> AnyOutside:
+    """Somebody else's connection to that database."""
+    return outside(settings_at(data_dir))
+
+
+def kept_in(data_dir: Path) -> bytes:
+    """All that commands have written."""
+    return kept_by(settings_at(data_dir))
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(app, arguments, env=environ)
 
 
 def made(*arguments: str) -> str:
@@ -49,10 +69,9 @@ def test_a_name_that_is_no_line_of_text_is_refused_in_words(name: str, data_dir:
 def test_a_name_that_stands_in_the_database_already_is_listed_escaped(data_dir: Path) -> None:
     account = made("accounts", "create", "good")
     made("keys", "create", "--account", account, "--name", "fine")
-    with sqlite3.connect(data_dir / DATABASE) as connection:
-        connection.execute("UPDATE accounts SET name = ? WHERE id = ?", (NASTY, account))
-        connection.execute("UPDATE keys SET name = ?", (NASTY,))
-    connection.close()
+    with outside_of(data_dir) as another:
+        another.rows("UPDATE accounts SET name = ? WHERE id = ?", NASTY, account)
+        another.rows("UPDATE keys SET name = ?", NASTY)
     for listing in (run("accounts", "list").stdout, run("keys", "list").stdout):
         assert r"\x1b]0;owned\x07\x1b[2J\nkey_forged" in listing
         assert not set(listing) & {"\x1b", "\x07", "\x9b", "\u202e"}
@@ -141,9 +160,8 @@ def test_a_key_is_revoked_alone_or_with_those_that_it_made(data_dir: Path) -> No
     for _ in range(2):
         made("keys", "create", "--account", account)
     first, second = [line.split()[0] for line in run("keys", "list").stdout.splitlines()[1:]]
-    with sqlite3.connect(data_dir / DATABASE) as connection:
-        connection.execute("UPDATE key_rights SET made_by = ? WHERE key_id = ?", (first, second))
-    connection.close()
+    with outside_of(data_dir) as another:
+        another.rows("UPDATE key_rights SET made_by = ? WHERE key_id = ?", first, second)
     assert run("keys", "revoke", first).stdout == f"key {first} is revoked\n"
     assert run("keys", "revoke", first, "--with-made").stdout == f"key {first} is revoked, and 1 that it made\n"
     assert run("keys", "list").stdout.count(" revoked ") == 2

@@ -17,17 +17,17 @@ from typer.testing import CliRunner
 from mcp_gateway.cli import _desk_options, app
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.gateway import open_desk
 from mcp_gateway.core.ids import now_ms
 from mcp_gateway.core.ledger import orders
 from mcp_gateway.core.ledger.pending import PENDING
-from mcp_gateway.core.record import RoutingFacts
+from mcp_gateway.core.record import RequestRecord, RoutingFacts
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
-from tests.databases import record_in
 from tests.patience import PATIENCE_S
-from tests.recorded import recorded
+from tests.recorded import recorded, write_records
 from tests.serving import Door, bearer, open_door
-from tests.test_command_line import data_dir, made, run
+from tests.test_command_line import data_dir, made, outside_of, run, settings_at
 
 pytestmark = pytest.mark.gateways
 
@@ -135,7 +135,6 @@ def test_what_is_told_as_json_is_what_was_done(data_dir: Path) -> None:
     assert [listed["id"] for listed in told("accounts", "list")] == ["acc_guest", account["id"]]
     assert told("keys", "revoke", key["id"], "--with-made")["made_revoked"] == 0
     assert told("ledger", "check") == {"is_sound": True, "discrepancies": []}
-    assert told("backup", str(data_dir / "copy"))["file"] == str(data_dir / "copy")
 
 
 def test_an_account_pays_a_margin_from_when_it_is_told(data_dir: Path) -> None:
@@ -419,7 +418,7 @@ async def test_a_lease_is_decided_beside_a_running_server(tmp_path: Path) -> Non
         shown = json.loads(await beside(door, "accounts", "show", account, "--json"))
         assert (shown["balance_usd"], shown["leased_usd"], shown["held_usd"]) == ("0.50", "1.50", "0.00")
         words = ("keys", "create", "--account", account, "--lease", "1 USD", "--expires-in", "1h")
-        refused = await asyncio.to_thread(run, *words, "--data-dir", str(tmp_path))
+        refused = await asyncio.to_thread(run, *words, **door.environ)
         assert (refused.exit_code, "does not cover" in refused.stderr) == (USAGE, True)
         below = {"budgets": [{"amount_usd": "0.5", "window": "total", "lease": True}]}
         assert (await door.http.post("/v1/keys", json=below, headers=bearer(key))).status_code == 201
@@ -668,21 +667,19 @@ async def test_what_a_running_server_does_not_decide_makes_neither_a_budget_nor_
     async with open_door(tmp_path) as door:
         account = await door.account("2")
         words = ("keys", "create", "--account", account, "--budget", "0.5 USD/day")
-        undecided = await asyncio.to_thread(run, *words, "--data-dir", str(tmp_path))
+        undecided = await asyncio.to_thread(run, *words, **door.environ)
         assert (undecided.exit_code, undecided.stdout) == (3, "")
         assert "did not decide" in undecided.stderr
         (key,) = await door.gateway.keys.list(account)
         assert key.state_at(now_ms()) == "revoked"
-        undecided = await asyncio.to_thread(
-            run, "budgets", "create", account, "--budget", "1 USD/day", "--data-dir", str(tmp_path)
-        )
+        undecided = await asyncio.to_thread(run, "budgets", "create", account, "--budget", "1 USD/day", **door.environ)
         assert undecided.exit_code == 3
         assert await door.gateway.ledger.budgets(account) == []
 
 
 async def beside(door: Door, *words: str) -> str:
     """What a command prints beside a server that runs."""
-    result = await asyncio.to_thread(run, *words, "--data-dir", str(door.data_dir))
+    result = await asyncio.to_thread(run, *words, **door.environ)
     assert result.exit_code == 0, result.output
     return result.stdout.strip()
 
@@ -698,18 +695,23 @@ def test_a_key_is_changed_in_what_is_named(data_dir: Path) -> None:
     assert run("keys", "change", key["id"], "--name", "two\nlines").exit_code == USAGE
 
 
+@pytest.mark.usefixtures("of_sqlite")
 def test_a_folder_that_is_named_goes_before_that_of_the_settings(data_dir: Path) -> None:
     account = run("accounts", "create", "Ann", "--data-dir", str(data_dir / "other"), "--quiet").stdout.strip()
     assert [row["name"] for row in told("accounts", "list", "--data-dir", str(data_dir / "other"))][1:] == ["Ann"]
     assert run("accounts", "show", account).exit_code == USAGE
 
 
+async def recorded_at(data_dir: Path, record: RequestRecord) -> None:
+    async with open_desk(settings_at(data_dir)) as desk:
+        await write_records(desk.ledger._store, record)
+
+
 def test_a_request_is_found_by_its_id_or_its_client_s(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     record = recorded(1_900_000_000_062, client_request_id="mine\x1b[2J", surface="messages", cost_nano=15)
     record = record._replace(account_id=account, routing=RoutingFacts("code", "simple", 0.75))
-    with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
-        record_in(connection, [record])
+    asyncio.run(recorded_at(data_dir, record))
     shown = run("requests", "show", record.id)
     assert shown.exit_code == 0
     lines = {f"id                {record.id}", "cost_usd          0.000000015", "surface           messages"}
@@ -784,7 +786,7 @@ def test_the_line_that_makes_a_key_works_with_whichever_configuration_is_served(
     monkeypatch.chdir("/")
     account = made("accounts", "create", "me", *shlex.split(options))
     assert made("keys", "create", *shlex.split(options), "--account", account).startswith("gw_live_")
-    assert (folder / "data" / DATABASE).exists()
+    assert (folder / "data" / DATABASE).exists() is (settings_at(data_dir).database_url is None)
 
 
 def test_links_of_a_service_that_are_passed_over_are_named(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -801,11 +803,11 @@ def test_links_of_a_service_that_are_passed_over_are_named(data_dir: Path, monke
 
 def test_the_revenue_of_a_month_is_told_by_account_and_model(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann", "--credit", "2", "--quiet")
-    with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
+    with outside_of(data_dir) as another:
         settled = "INSERT INTO ledger_transactions VALUES (NULL, ?, ?, ?, ?, 0, ?, ?, 0, 0, ?)"
         at_ms = 1_768_000_000_000  # in January 2026
-        connection.execute(settled, (account, "hold", "req_1", -100, 100, 0, at_ms))
-        connection.execute(settled, (account, "settle", "req_1", 40, -100, 60, at_ms))
+        another.rows(settled, account, "hold", "req_1", -100, 100, 0, at_ms)
+        another.rows(settled, account, "settle", "req_1", 40, -100, 60, at_ms)
     told = json.loads(run("revenue", "--month", "2026-01", "--json").stdout)
     row = {"account_id": account, "model": None, "requests": 1, "revenue_usd": "0.00000006", "granted_usd": "0.00"}
     assert told == {
@@ -824,19 +826,21 @@ def test_the_books_agree_until_a_balance_differs_from_its_entries(data_dir: Path
     account = made("accounts", "create", "Ann", "--credit", "1")
     agreed = run("ledger", "check")
     assert (agreed.exit_code, agreed.stdout) == (0, "every balance equals its entries\n")
-    with closing(sqlite3.connect(data_dir / DATABASE)) as connection, connection:
-        connection.execute("UPDATE wallets SET paid_nano = paid_nano + 1 WHERE account_id = ?", (account,))
+    with outside_of(data_dir) as another:
+        another.rows("UPDATE wallets SET paid_nano = paid_nano + 1 WHERE account_id = ?", account)
     differing = run("ledger", "check")
     assert differing.exit_code == 1
     assert account in differing.stderr
 
 
+@pytest.mark.usefixtures("of_sqlite")
 def test_a_backup_is_a_whole_database_and_overwrites_nothing(data_dir: Path) -> None:
     account = made("accounts", "create", "Ann")
     copy = data_dir / "copy.sqlite3"
     assert run("backup", str(copy)).exit_code == 0
     with closing(sqlite3.connect(copy)) as connection:
         assert (account,) in connection.execute("SELECT id FROM accounts").fetchall()
+    assert told("backup", str(data_dir / "copy"))["file"] == str(data_dir / "copy")
     again = run("backup", str(copy))
     assert again.exit_code == USAGE
     assert again.stderr.startswith("mcp-gateway: ")
@@ -850,6 +854,7 @@ def test_what_a_terminal_has_no_characters_for_is_escaped(charset: str, told: st
     assert told in runner.invoke(app, ["accounts", "list"]).stdout
 
 
+@pytest.mark.usefixtures("of_sqlite")
 @each(
     ("words", "said"),
     [
@@ -873,6 +878,7 @@ def test_a_file_that_cannot_be_used_is_told_with_why_in_a_short_line(
     assert len(refused.stderr) < 300
 
 
+@pytest.mark.usefixtures("of_sqlite")
 def test_no_backup_is_made_while_bills_wait_to_be_written(data_dir: Path) -> None:
     made("accounts", "create", "Ann")
     (data_dir / PENDING).write_text("{}")

@@ -14,7 +14,7 @@ from tests.databases import of_version
 from tests.test_command_line import data_dir, made, run
 from tests.test_commands import USAGE, told
 
-pytestmark = pytest.mark.gateways
+pytestmark = [pytest.mark.gateways, pytest.mark.usefixtures("of_sqlite")]
 
 __all__ = ["data_dir"]
 LATEST = max(_files())

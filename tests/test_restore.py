@@ -13,7 +13,7 @@ from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.test_command_line import data_dir, made, run
 from tests.test_commands import USAGE, told
 
-pytestmark = pytest.mark.gateways
+pytestmark = [pytest.mark.gateways, pytest.mark.usefixtures("of_sqlite")]
 
 __all__ = ["data_dir"]
 

@@ -2,9 +2,7 @@
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,8 @@ from mcp_gateway.cli.outcome_lines import OutcomeLines
 from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.record import SCORE_WHOLE
 from mcp_gateway.core.routing.outcomes import IMPORTED, CellCount
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
-from tests.test_command_line import NASTY, data_dir, made, run
+from tests.test_command_line import NASTY, data_dir, kept_in, made, outside_of, run
 
 pytestmark = pytest.mark.gateways
 
@@ -59,8 +56,8 @@ def written(folder: Path, lines: Iterable[bytes]) -> str:
 
 
 def counted(folder: Path) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(folder / DATABASE)) as connection:
-        return connection.execute("SELECT model, task, score, trials FROM outcomes ORDER BY model, task").fetchall()
+    with outside_of(folder) as another:
+        return another.rows("SELECT model, task, score, trials FROM outcomes ORDER BY model, task")
 
 
 def bring(folder: Path, *lines: bytes, options: Iterable[str] = ()) -> Result:
@@ -215,9 +212,9 @@ def test_what_models_are_expected_to_do_is_shown_with_what_stands_behind_it(sett
 
 def test_an_account_s_own_scores_are_shown_where_it_is_named(settings: Path) -> None:
     account = made("accounts", "create", "Ann")
-    with closing(sqlite3.connect(settings / DATABASE)) as connection, connection:
+    with outside_of(settings) as another:
         row = (account, "small/model", "code", 30 * SCORE_WHOLE, 30)
-        connection.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", row)
+        another.rows("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", *row)
     assert ["small/model", "code", "0.920", "30", "outcomes"] in shown_rows("--account", account)
     assert ["small/model", "any", "0.500", "0", "nothing"] in shown_rows()
     for words in (("show",), ("explain", "Hello")):
@@ -235,7 +232,7 @@ def test_a_prompt_s_choice_is_explained_without_a_server(settings: Path) -> None
     assert [row.split()[0] for row in said[5:7]] == ["small/model", "big/model"]
     assert said[-1].startswith("how quick models are is known to a running server alone")
     assert CANARY not in told.output
-    assert CANARY.encode() not in (settings / DATABASE).read_bytes()
+    assert CANARY.encode() not in kept_in(settings)
 
 
 def test_an_explanation_as_json_has_every_model_of_the_settings(settings: Path) -> None:

@@ -1,16 +1,13 @@
 """`mcp-gateway maintenance` and `incident`: what they switch where no server runs, which the next one goes by."""
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
-from tests.test_command_line import data_dir, run
+from tests.test_command_line import data_dir, outside_of, run
 
 pytestmark = pytest.mark.gateways
 
@@ -18,8 +15,8 @@ __all__ = ["data_dir"]
 
 
 def kept(data_dir: Path) -> Any:
-    with closing(sqlite3.connect(data_dir / DATABASE)) as connection:
-        return connection.execute("SELECT is_in_maintenance, incident FROM service_notice").fetchone()
+    with outside_of(data_dir) as another:
+        return another.rows("SELECT is_in_maintenance, incident FROM service_notice")[0]
 
 
 def test_both_are_switched_and_switched_back(data_dir: Path) -> None:

@@ -1,8 +1,6 @@
 """`mcp-gateway users`: who is made, invited, kept out and deleted; no password stands in an argument or an answer."""
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mcp_gateway.cli import app
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.cases import each
-from tests.test_command_line import data_dir, made, run
+from tests.test_command_line import data_dir, kept_in, made, outside_of, run
 
 pytestmark = pytest.mark.gateways
 
@@ -32,8 +29,8 @@ def with_input(text: str, *words: str) -> Result:
 
 
 def rows(data_dir: Path, sql: str) -> list[Any]:
-    with closing(sqlite3.connect(data_dir / DATABASE)) as connection:
-        return connection.execute(sql).fetchall()
+    with outside_of(data_dir) as another:
+        return another.rows(sql)
 
 
 def test_a_user_is_made_with_an_account_and_a_secret_to_choose_a_password_by(data_dir: Path) -> None:
@@ -46,7 +43,7 @@ def test_a_user_is_made_with_an_account_and_a_secret_to_choose_a_password_by(dat
     )
     assert user["token"].startswith("gw_reset_")
     assert rows(data_dir, "SELECT name FROM accounts WHERE id <> 'acc_guest'") == [("ann@example.com",)]
-    assert user["token"].encode() not in (data_dir / DATABASE).read_bytes()
+    assert user["token"].encode() not in kept_in(data_dir)
     assert told("users", "list") == [{key: value for key, value in user.items() if not key.startswith("token")}]
     assert "ann@example.com" in run("users", "list").stdout
 
@@ -110,7 +107,7 @@ def test_an_invitation_says_for_whom_it_is_and_is_shown_once(data_dir: Path) -> 
     invitation = told("users", "invite", "Bob@example.com")
     assert (invitation["email"], invitation["role"]) == ("bob@example.com", "owner")
     assert made("users", "invite").startswith("gw_invite_")
-    assert invitation["token"].encode() not in (data_dir / DATABASE).read_bytes()
+    assert invitation["token"].encode() not in kept_in(data_dir)
     made("users", "invite", "bob@example.com")
     assert rows(data_dir, "SELECT COUNT(*) FROM one_time_secrets WHERE email IS NOT NULL") == [(1,)]
 

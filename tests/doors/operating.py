@@ -41,7 +41,7 @@ class Operating:
         return [{name: entry[name] for name in ("action", "before", "after")} for entry in entries]
 
     async def command(self, *words: str) -> Any:
-        """What a command tells that works on the same folder beside the server."""
-        result = await asyncio.to_thread(run, *words, "--data-dir", str(self.door.data_dir), "--json")
+        """What a command tells that works on the same database beside the server."""
+        result = await asyncio.to_thread(run, *words, "--json", **self.door.environ)
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)

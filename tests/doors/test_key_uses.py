@@ -62,6 +62,7 @@ async def test_what_a_key_has_spent_is_what_usage_says_of_it(door: Door) -> None
     assert row["cost_usd"] == (await use_of(door, raw, key.id))[1] == "0.00000006"
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_the_hours_of_other_keys_are_not_read(door: Door) -> None:
     sql = (
         "EXPLAIN QUERY PLAN SELECT key_id, MAX(hour), SUM(cost_nano) FROM hourly_usage "

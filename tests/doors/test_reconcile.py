@@ -374,7 +374,7 @@ async def test_what_has_no_reason_is_unexplained_and_the_command_exits_with_1(
             setattr(it.counters, name, getattr(it.counters, name) + number)
         found = await it.compared()
         assert (found.difference, found.reasons, found.unexplained) == (unexplained, (), unexplained)
-    told = await asyncio.to_thread(run, "ledger", "reconcile", "--data-dir", str(folder))
+    told = await asyncio.to_thread(run, "ledger", "reconcile", **it.door.environ)
     assert told.exit_code == 1
     assert "vllm-1 tiny (priced/tiny): counted less billed is " in told.stderr
     assert "for no known reason" in told.stderr
@@ -437,7 +437,7 @@ async def test_the_command_tells_each_backend_and_model_in_words_and_as_json(tmp
         elsewhere = recorded(now_ms(), account_id="acc_guest", backend="vllm-9", model=None)
         await write_records(store_of(it.door.gateway), elsewhere)
         await it.sample()
-    words = await asyncio.to_thread(run, "ledger", "reconcile", "--data-dir", str(tmp_path))
+    words = await asyncio.to_thread(run, "ledger", "reconcile", **it.door.environ)
     assert words.exit_code == 0, words.output
     head, *lines = words.stdout.splitlines()
     assert head.startswith("vllm-1 tiny (priced/tiny), 20")
@@ -451,7 +451,7 @@ async def test_the_command_tells_each_backend_and_model_in_words_and_as_json(tmp
         "  by_others, 1: not by this gateway",
         "vllm-9 (no model): 1 request not compared, since it told no counters of that name",
     ]
-    told = await asyncio.to_thread(run, "ledger", "reconcile", "--data-dir", str(tmp_path), "--json")
+    told = await asyncio.to_thread(run, "ledger", "reconcile", "--json", **it.door.environ)
     facts = json.loads(told.stdout)
     (row,) = facts["comparisons"]
     billed = {"prompt_tokens": 10, "completion_tokens": 4}

@@ -17,7 +17,6 @@ from tests.fake_stripe import (
     SECRET_KEY,
     WEBHOOK_SECRET,
     FakeStripe,
-    bytes_of,
     dispute,
     event,
     session,
@@ -331,7 +330,7 @@ async def test_the_secrets_of_stripe_are_in_no_file_and_no_repr(door: Door, paym
     account_id = await door.account()
     await door.post(TEN_USD, await door.key(account_id), CHECKOUT)
     await sent(door, event("checkout.session.completed", session(account_id, 1000, payment=payment)))
-    kept = bytes_of(door.data_dir) + repr(door.gateway).encode()
+    kept = await door.kept() + repr(door.gateway).encode()
     assert b"stripe_customers" in kept
     for secret in (SECRET_KEY, WEBHOOK_SECRET):
         assert secret.encode() not in kept

@@ -94,7 +94,7 @@ async def _ask(door: Door, backend: ReplayingBackend, key: str) -> None:
     for status, answers, asked in (
         (200, [unary()], chat_body(model=priced)),
         (200, [events(*stream())], chat_body(model=priced, stream=True)),
-        (502, [death], chat_body(model=priced)),
+        (502, [death] * 4, chat_body(model=priced)),  # as often as it is asked again
         (200, [unary()], chat_body(model="auto")),
         (200, [_calling_a_tool(), unary()], chat_body(model=priced, **_TOOLS)),
     ):

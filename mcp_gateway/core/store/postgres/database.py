@@ -143,18 +143,18 @@ class PostgresDatabase:
         """While servers serve that share it, of an earlier version too; where those could not, once none does."""
         with self._link() as link:
             if not self._within_patience(self._migrated_beside_others, link):
-                if not may_be_served_meanwhile(link):
-                    raise AlreadyServed(_SERVED_BY_OLDER)
-                if _has_locked(link, _TOGETHER):
+                is_beside = may_be_served_meanwhile(link)
+                if _has_locked(link, _TOGETHER if is_beside else _EXCLUSIVE):
                     raise DatabaseError(_LOCKED)
-                raise AlreadyServed(_SERVED_BY_ONE_ALONE)
+                raise AlreadyServed(_SERVED_BY_ONE_ALONE if is_beside else _SERVED_BY_OLDER)
 
     def _migrated_beside_others(self, link: PostgresLink) -> bool:
         """Not where others serve that may not meanwhile, or have locked what is to be changed."""
-        if not _has_locked(link, _TOGETHER if may_be_served_meanwhile(link) else _EXCLUSIVE):
+        is_beside = may_be_served_meanwhile(link)
+        if not _has_locked(link, _TOGETHER if is_beside else _EXCLUSIVE):
             return False
         try:
-            migrate_database(link, _LOCK_TIMEOUT_MS)
+            migrate_database(link, _LOCK_TIMEOUT_MS if is_beside else None)
         except asyncpg.LockNotAvailableError:
             link.connect()
             return False

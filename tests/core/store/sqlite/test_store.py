@@ -127,3 +127,7 @@ def test_a_fresh_database_that_another_process_is_opening_is_tried_for_a_while(
         else:
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 store_module._switch_to_wal(connection, 0)
+
+
+async def test_one_that_is_alone_is_no_replica_hears_all_there_is_and_does_what_falls_due(store: Store) -> None:
+    assert (store.replica, store.hears_others, store.is_elected) == (None, True, True)

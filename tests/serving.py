@@ -96,6 +96,11 @@ class Door:
         """Whether its database is a file, and not PostgreSQL's."""
         return self.gateway.settings.database_url is None
 
+    @property
+    def is_replica(self) -> bool:
+        """Whether others may serve from its database beside it, so that it holds of what it has drawn alone."""
+        return self.gateway.settings.database_place.is_shared
+
     async def account(self, credit_usd: str = "0") -> str:
         """A new account's id."""
         account = await Accounts(store_of(self.gateway), new_id=new_id, now_ms=now_ms).create("test")

@@ -9,7 +9,7 @@ import pytest
 
 from mcp_gateway import __version__
 from mcp_gateway.core.errors import GatewayError
-from tests.databases import locked_out
+from tests.databases import locked_out, store_of
 from tests.patience import eventually
 from tests.replaying import ReplayingBackend, held, unary
 from tests.serving import FREE, Door, error_of, fresh_guest, open_door
@@ -55,7 +55,9 @@ async def test_the_operator_is_told_of_each_backend(tmp_path: Path) -> None:
         health = await door.health()
         row = {"name": "vllm-1", "status": "up", "reason": None, "models": ["tiny"], "in_flight": 1}
         row |= {"running": 0, "waiting": 0}
-        assert health.json() == {"status": "ok", "version": __version__, "reasons": [], "backends": [row]}
+        replica = {"replica": store_of(door.gateway).replica} if door.is_replica else {}
+        told = {"status": "ok", "version": __version__, "reasons": [], "backends": [row]} | replica
+        assert health.json() == told
         assert backend.url not in health.text
         is_released.set()
         await running

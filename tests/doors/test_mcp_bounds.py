@@ -228,6 +228,7 @@ async def test_a_session_has_as_many_unfinished_calls_as_its_key_may_have_in_fli
     gate.is_open.set()
     assert [answer.status_code for answer in await asyncio.gather(*running)] == [200, 200]
     host.gateway.inference.refused.write()
+    await host.gateway.ledger._store.flushed()
     records = await host.gateway.history.page("acc_test", RequestFilter(http_status=429), before_id=None, limit=9)
     assert [(one.error_code, one.door, one.surface) for one in records] == [("in_flight", "mcp", "chat")]
     assert await host.gateway.history.further_refusals("acc_test", records) == {records[0].id: 1}

@@ -236,11 +236,12 @@ async def test_an_outage_that_nobody_has_noticed_costs_the_first_answer_and_the_
     async with locked_database(door):
         told = [await payer.ask(spoken)]
         await eventually(lambda: not door.gateway.ledger.is_writable)
-        assert len(backend.chats) == 1
+        asked = 0 if door.is_replica else 1  # which draws before it asks, and so is the first to notice
+        assert len(backend.chats) == asked
         told += [await payer.ask(spoken) for _ in range(2)]
-        assert len(backend.chats) == 1
+        assert len(backend.chats) == asked
         # what PostgreSQL may have committed is held until it is known; SQLite's writer always knows
-        assert door.gateway.ledger.held_now().requests == (0 if door.is_on_sqlite else 1)
+        assert door.gateway.ledger.held_now().requests == (0 if door.is_on_sqlite else asked)
     assert [spoken.refusal_of(answer) for answer in told] == [spoken.word_for("ledger_unavailable")] * 3
     await eventually(lambda: door.gateway.ledger.is_writable)
     assert [(record["http_status"], record["cost_nano"]) for record in await payer.records()] == [(503, 0)] * 3

@@ -21,7 +21,7 @@ from mcp_gateway.core.ledger.allotments import (
 )
 from mcp_gateway.core.ledger.budget_book import BudgetBook, Holders, Spender
 from mcp_gateway.core.ledger.budgets import PocketLeft, Spent
-from mcp_gateway.core.ledger.entries import Short
+from mcp_gateway.core.ledger.entries import Short, WalletState
 from mcp_gateway.core.ledger.purse import Hold, Purse
 from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free, GrantLeft
 
@@ -54,7 +54,17 @@ class AllottedBook(BudgetBook):
 class AllottedPurse(Purse):
     """One account's, of one replica."""
 
-    __slots__ = ("_allotted", "_expiries", "_known", "_returning", "is_idle", "promised_nano", "version", "whole")
+    __slots__ = (
+        "_allotted",
+        "_expiries",
+        "_known",
+        "_returning",
+        "is_idle",
+        "left",
+        "promised_nano",
+        "version",
+        "whole",
+    )
 
     budgets: AllottedBook
 
@@ -65,6 +75,8 @@ class AllottedPurse(Purse):
         """Of the budgets, as they were read."""
         self.whole: AllMoney | None = None
         """All of the account, as it was seen last."""
+        self.left: WalletState | None = None
+        """The wallet as this replica's latest commit has left it."""
         self.promised_nano = 0
         """To those who draw now: they will hold so much of what is allotted and not held yet."""
         self.is_idle = False

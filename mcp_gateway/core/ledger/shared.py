@@ -335,6 +335,8 @@ class SharedLedger(Ledger):
             whole = await self._store.read(AllMoneyOf(account_id, self._now_ms()))
         finally:
             purse.reads -= 1
+        if purse.left is not None and purse.left.version > whole.wallet.version:
+            whole = whole._replace(wallet=purse.left)  # else what was charged meanwhile would be neither held nor gone
         purse.know_budgets(whole)
         purse.whole = whole
         return WholePurse(purse, whole, self._replica())
@@ -476,7 +478,9 @@ class SharedLedger(Ledger):
             cast(AllottedPurse, purse).outdate()
 
     def _wallet_changed(self, state: WalletState) -> None:
-        """A commit of this replica has changed it, for whoever waits; what may be held of it is told by itself."""
+        """A commit of this replica has changed it, for whoever reads or waits; what may be held is told by itself."""
+        if (purse := self._purses.known(state.account_id)) is not None:
+            cast(AllottedPurse, purse).left = state
         WaitList.wake(self._wait_list, state.account_id)
 
     def _budgets_changed(self, told: BudgetsChanged) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mcp_gateway.core.engine import Read
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import shared
 from mcp_gateway.core.ledger.allotments import AskForMoney, Draw, MoneyWanted
@@ -334,6 +335,25 @@ async def test_who_serves_alone_finds_nothing_allotted(url: str, clock: MsClock,
                 store = await database.open(now_ms=clock, report_timeout_s=1, is_server=True)
                 await store.close()
             assert outside.rows("SELECT * FROM allotments") == []
+
+
+async def test_a_balance_that_is_read_while_a_charge_is_written_has_it_once(
+    both: tuple[Replica, Replica], clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = both
+    account_id = await paid_account(one, clock, 100)
+    hold = await placed(one, account_id, "req_1", 40)
+    assert isinstance(hold, Hold)
+    read = one.store.read
+
+    async def late(asked: Read[Any]) -> Any:
+        found = await read(asked)
+        await settled(one, hold, 30)
+        return found
+
+    monkeypatch.setattr(one.store, "read", late)
+    balance = await one.ledger.balance(account_id)
+    assert (balance.paid_nano, balance.held_nano) == (70, 0)
 
 
 async def test_what_all_hold_is_told_by_account(both: tuple[Replica, Replica], clock: MsClock) -> None:

@@ -70,7 +70,7 @@ COVERED := tests/core tests/contracts tests/test_restore.py tests/test_db_comman
 	tests/doors/test_auto_topups.py \
 	tests/providers tests/test_commands.py tests/test_user_commands.py tests/test_audit_command.py
 
-coverage: $(VENV)/.installed-dev  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
+coverage: $(VENV)/.installed-dev $(ENGINES)/.installed  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
 	@rm -rf build/coverage && mkdir -p build/coverage && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" $(WORKERS) $(COVERED) && \
 		$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
 

@@ -94,13 +94,17 @@ async def while_looking(both: Sequence[Server], asked: Any, monkeypatch: pytest.
 
 
 async def test_a_configuration_is_read_again_by_each_and_told_of_all(
-    both: tuple[Server, Server], running: RunningServer, monkeypatch: pytest.MonkeyPatch
+    both: tuple[Server, Server], running: RunningServer, clock: MsClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both[1].changed = ["models", "incident"]
     told = await while_looking(both, running.reload(), monkeypatch)
     assert told == {"changed": ["models", "incident"], "needs_restart": ["port"]}
     assert [len(server.reloads) for server in both] == [1, 1]
     assert tuple(both[1].reloads[0]) == BY
+    orderer = Orderer(both[0].replica.store, now_ms=clock)
+    told = await while_looking(both, orderer.reload_of(BY, [both[1].replica.id]), monkeypatch)
+    assert told["changed"] == ["models", "incident"]
+    assert [len(server.reloads) for server in both] == [1, 2]
 
 
 async def test_one_that_cannot_be_used_anywhere_is_told_once_and_one_that_some_refuse_by_whom(

@@ -11,6 +11,7 @@ from mcp_gateway.core import engine
 from mcp_gateway.core.engine import Read, Write
 from mcp_gateway.core.ledger import allotments
 from mcp_gateway.core.store.postgres.allotments import EXECUTORS as OF_REPLICAS
+from mcp_gateway.core.store.postgres.claims import EXECUTORS as OF_CLAIMS
 from mcp_gateway.core.store.postgres.executors import EXECUTORS as OF_POSTGRES
 from mcp_gateway.core.store.sqlite.executors import EXECUTORS
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
@@ -44,16 +45,23 @@ def signature_of(function: Any) -> list[Any]:
     return list(get_type_hints(function).values())
 
 
-OF_REPLICAS_ALONE = [(kind, run) for kind, run in OF_REPLICAS.alone.items() if kind.__module__ == allotments.__name__]
+OF_REPLICAS_ALONE = [
+    *((kind, run) for kind, run in OF_REPLICAS.alone.items() if kind.__module__ == allotments.__name__),
+    *OF_CLAIMS.alone.items(),
+]
 
 
-@each(("executors", "missing"), [(EXECUTORS, {allotments.__name__}), (OF_POSTGRES, set())])
-def test_each_write_has_one_executor_and_each_read_one(executors: Executors, missing: set[str]) -> None:
+def concerns_replicas(kind: type) -> bool:
+    return kind.__module__ == allotments.__name__ or kind in OF_CLAIMS.alone
+
+
+@each(("executors", "has_replicas"), [(EXECUTORS, False), (OF_POSTGRES, True)])
+def test_each_write_has_one_executor_and_each_read_one(executors: Executors, has_replicas: bool) -> None:
     """On each engine; a database that serves one gateway has no replicas."""
     carried_out = {*executors.alone, *executors.together}
     assert len(carried_out) == len(executors.alone) + len(executors.together)
-    assert carried_out == {one for one in values_of(Write) if one.__module__ not in missing}
-    assert set(executors.reads) == {one for one in values_of(Read) if one.__module__ not in missing}
+    assert carried_out == {one for one in values_of(Write) if has_replicas or not concerns_replicas(one)}
+    assert set(executors.reads) == {one for one in values_of(Read) if has_replicas or not concerns_replicas(one)}
 
 
 @each(("kind", "run"), [*EXECUTORS.alone.items(), *OF_REPLICAS_ALONE])

@@ -18,7 +18,8 @@ T = TypeVar("T")
 CONNECT_S = 2.0
 """However long a server that is there takes to answer: one that takes longer is not there."""
 _MOST_PREPARED = 500
-_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_ESCAPE = re.compile(r"\\(?:u0000|.)", re.DOTALL)
+"""Of JSON, as far as it tells U+0000 from a backslash that is escaped."""
 _Convert = Callable[[Any], Any]
 
 
@@ -244,7 +245,7 @@ def _text(value: Any) -> str:
     """Without the one character that PostgreSQL takes in no text, nor in JSON, where it is escaped."""
     text = value if isinstance(value, str) else str(value)
     if "\\u0000" in text and text.startswith(("[", "{")):
-        text = _ESCAPED_NUL.sub(r"\1\\ufffd", text)
+        text = _ESCAPE.sub(lambda one: "\\ufffd" if one[0] == "\\u0000" else one[0], text)
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 

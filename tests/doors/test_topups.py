@@ -23,8 +23,6 @@ from tests.fake_stripe import (
     settings_of,
     signed,
 )
-from tests.loop_clock import pass_time
-from tests.patience import becomes
 from tests.replaying import ReplayingBackend
 from tests.serving import PRICED, Door, error_of, open_door
 
@@ -319,9 +317,6 @@ async def test_a_disputed_wallet_is_below_zero_and_chats_are_402_with_the_way_to
             event("charge.dispute.created", dispute(1000, "needs_response", payment=payment, id=f"dp_2_{payment}")),
         )
 
-        if door.is_replica:  # which spends what it was allotted, until it has not used it for a second
-            pass_time(2)
-            await becomes(lambda: door.rows("SELECT 1 FROM allotments"), lambda rows: not rows)
         refused = await door.chat(key, model=PRICED["id"])
         assert refused.status_code == 402
         error = error_of(refused)

@@ -15,6 +15,8 @@ from mcp_gateway.core.ledger.rules import NOTHING, Amount
 
 PAID = 0
 """In place of a grant's id, of paid money."""
+NOBODY = 0
+"""In place of a replica's id."""
 
 
 class Fund(NamedTuple):
@@ -160,7 +162,10 @@ class TakeFromDead(Write[int]):
 
 @dataclass(frozen=True, slots=True)
 class MoneyWanted(Announcement):
-    """A replica asks the others for what they do not hold of an account; each answers with MoneyReturned."""
+    """A replica asks the others for what they do not hold of an account; each answers with MoneyReturned.
+
+    By NOBODY it is wanted of all where more was taken from the account than nobody was allotted.
+    """
 
     account_id: str
     replica: int

@@ -14,7 +14,7 @@ from mcp_gateway.core.ledger import shared
 from mcp_gateway.core.ledger.allotments import AskForMoney, Draw, MoneyWanted
 from mcp_gateway.core.ledger.budget_book import Spender
 from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudgets
-from mcp_gateway.core.ledger.entries import Balance, HeldOf, Settle
+from mcp_gateway.core.ledger.entries import Balance, HeldOf, Move, Settle
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.store.postgres.database import PostgresDatabase
 from tests.clocks import MsClock
@@ -335,6 +335,26 @@ async def test_who_serves_alone_finds_nothing_allotted(url: str, clock: MsClock,
                 store = await database.open(now_ms=clock, report_timeout_s=1, is_server=True)
                 await store.close()
             assert outside.rows("SELECT * FROM allotments") == []
+
+
+async def test_what_is_taken_back_from_a_wallet_is_not_spent_of_what_replicas_were_allotted(
+    both: tuple[Replica, Replica], clock: MsClock, url: str
+) -> None:
+    one, two = both
+    account_id = await paid_account(one, clock, 1_000_000)
+    holds = [await replica.ledger.hold(f"{replica.id}", account_id, 1000, 1000) for replica in both]
+    assert all(replica.ledger._purse(account_id).surplus() for replica in both)
+    with Outside(url) as outside:
+        assert await one.store.write(Move(account_id, "adjustment", -500_000, "some of it"))
+        allotted = "SELECT SUM(amount_nano) FROM allotments"
+        assert outside.rows(allotted)[0][0] > 2000  # enough is left for all of that
+        assert await one.store.write(Move(account_id, "dispute", -600_000, "more than there is"))
+        assert not await one.store.write(Move(account_id, "dispute", -600_000, "more than there is"))
+        await eventually(lambda: outside.rows(allotted) == [(2000,)])  # what is held stays
+    for replica, hold in zip(both, holds, strict=True):
+        assert await placed(replica, account_id, "late", 1) == "insufficient_balance"
+        assert await settled(replica, hold, 1000) == 1000
+    assert await two.ledger.balance(account_id) == Balance(-102_000)
 
 
 async def test_a_balance_that_is_read_while_a_charge_is_written_has_it_once(

@@ -11,6 +11,7 @@ from typing import Any
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import rules
 from mcp_gateway.core.ledger.allotments import (
+    NOBODY,
     PAID,
     AllAllotted,
     AllMoney,
@@ -38,6 +39,7 @@ from mcp_gateway.core.ledger.entries import (
     ExpireGrants,
     GiveBack,
     LeaveUncharged,
+    Move,
     Settle,
     WalletOf,
 )
@@ -399,6 +401,18 @@ def _from_unallotted(transaction: Transaction, accounts: _Accounts, one: Settle)
     return replace(one, charge=charge, windows=windows, pocket=pocket, record=record)
 
 
+def _move(transaction: Transaction, write: Move) -> bool:
+    """What it takes away may be allotted: replicas give back at once what they do not hold where too little is left."""
+    is_new = settlements._move(transaction, write)
+    if is_new and write.amount_nano < 0:
+        accounts = _Accounts(transaction, [write.account_id])
+        if accounts.allotted and accounts.money(write.account_id, None).paid_nano < 0:
+            wanted = MoneyWanted(write.account_id, NOBODY)
+            transaction.tell(wanted)  # whoever announces does not hear it
+            transaction.announce(wanted)
+    return is_new
+
+
 def _catch_up(transaction: Transaction, write: CatchUp) -> None:
     """What an earlier process left is charged of what nobody is allotted: it holds nothing any more."""
     if write.left_by is not None:
@@ -534,6 +548,7 @@ EXECUTORS = Executors(
         ReturnAllotted: _return,
         AskForMoney: _ask,
         TakeFromDead: _take,
+        Move: _move,
         CatchUp: _catch_up,
         ExpireGrants: _expire,
         MakeBudgets: _make,

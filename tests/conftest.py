@@ -197,6 +197,15 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySe
 
 
 @pytest.fixture
+def lent_url() -> Iterator[str]:
+    """Of a database of PostgreSQL's that is as new."""
+    from tests.postgres_stores import lent_database  # noqa: PLC0415 - its server takes long to begin
+
+    with lent_database() as url:
+        yield url
+
+
+@pytest.fixture
 def valkey_url(valkey_server: ValkeyServer) -> str:
     """An empty database."""
     return valkey_server.url(valkey_server.next_database())

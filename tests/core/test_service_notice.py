@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,13 +17,6 @@ from tests.core.ledger.replicas import Replica, replica_at
 from tests.logged import lines_logged
 from tests.patience import eventually
 from tests.postgres_server import Outside
-from tests.postgres_stores import lent_database
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with lent_database() as lent:
-        yield lent
 
 
 @contextlib.asynccontextmanager
@@ -37,11 +30,11 @@ async def watched(store: Any) -> AsyncIterator[ServiceNotices]:
 
 
 @contextlib.asynccontextmanager
-async def two(url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, ServiceNotices, ServiceNotices]]:
+async def two(lent_url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, ServiceNotices, ServiceNotices]]:
     """A replica, what it goes by, and what another does."""
     async with (
-        replica_at(url, clock) as one,
-        replica_at(url, clock) as other,
+        replica_at(lent_url, clock) as one,
+        replica_at(lent_url, clock) as other,
         watched(one.store) as own,
         watched(other.store) as others,
     ):
@@ -49,8 +42,8 @@ async def two(url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, ServiceN
 
 
 @pytest.mark.engines
-async def test_what_one_server_switches_all_go_by(url: str, clock: MsClock) -> None:
-    async with two(url, clock) as (one, own, others):
+async def test_what_one_server_switches_all_go_by(lent_url: str, clock: MsClock) -> None:
+    async with two(lent_url, clock) as (one, own, others):
         await one.store.write(SwitchMaintenance(is_on=True))
         assert own._lifecycle.is_in_maintenance
         await eventually(lambda: others._lifecycle.is_in_maintenance)
@@ -64,9 +57,9 @@ async def test_what_one_server_switches_all_go_by(url: str, clock: MsClock) -> N
 
 
 @pytest.mark.engines
-async def test_who_did_not_hear_of_it_reads_it_once_he_hears_again(url: str, clock: MsClock) -> None:
-    async with two(url, clock) as (_, __, others):
-        with Outside(url) as outside:
+async def test_who_did_not_hear_of_it_reads_it_once_he_hears_again(lent_url: str, clock: MsClock) -> None:
+    async with two(lent_url, clock) as (_, __, others):
+        with Outside(lent_url) as outside:
             outside.run("UPDATE service_notice SET is_in_maintenance = TRUE")
             outside.rows(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

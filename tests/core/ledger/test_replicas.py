@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,14 @@ from tests.core.ledger.test_ledger import record
 from tests.databases import changing
 from tests.logged import lines_logged
 from tests.patience import eventually
-from tests.postgres_server import Outside, postgres_server
-from tests.postgres_stores import NOTES
+from tests.postgres_server import Outside
 
 pytestmark = pytest.mark.engines
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    server = postgres_server()
-    url = server.make(NOTES)
-    yield url
-    server.give_back(url)
-
-
-@pytest.fixture
-async def both(url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, Replica]]:
-    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+async def both(lent_url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
         yield one, two
         for replica in (one, two):
             assert await replica.ledger.check(of_all_entries=True) == []
@@ -98,12 +89,12 @@ async def test_what_one_does_not_hold_the_other_gets(both: tuple[Replica, Replic
     await two.ledger.hold("third", account_id, 1000, 1000)
 
 
-async def test_what_is_idle_goes_back(both: tuple[Replica, Replica], clock: MsClock, url: str) -> None:
+async def test_what_is_idle_goes_back(both: tuple[Replica, Replica], clock: MsClock, lent_url: str) -> None:
     one, _ = both
     account_id = await paid_account(one, clock, 1_000_000)
     hold = await one.ledger.hold("first", account_id, 1000, 1000)
     await one.give_back_idle()
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         assert outside.rows("SELECT SUM(amount_nano) > 1000 FROM allotments") == [(True,)]
         await settled(one, hold, 1000)
         await one.give_back_idle()
@@ -150,11 +141,13 @@ async def test_grants_are_spent_first_and_what_expires_is_taken_once_it_is_back(
     assert await two.ledger.balance(account_id) == Balance(1_000_000)
 
 
-async def test_what_a_dead_replica_had_is_taken_back_once_before_anybody_is_refused(url: str, clock: MsClock) -> None:
-    async with replica_at(url, clock) as one:
+async def test_what_a_dead_replica_had_is_taken_back_once_before_anybody_is_refused(
+    lent_url: str, clock: MsClock
+) -> None:
+    async with replica_at(lent_url, clock) as one:
         account_id = await paid_account(one, clock, 10_000)
-        with Outside(url) as outside:
-            async with replica_at(url, clock) as two:
+        with Outside(lent_url) as outside:
+            async with replica_at(lent_url, clock) as two:
                 hold = await two.ledger.hold("second", account_id, 10_000, 10_000)
                 before = two.id
                 async with cut_off(two, outside):
@@ -173,11 +166,11 @@ async def test_what_a_dead_replica_had_is_taken_back_once_before_anybody_is_refu
             assert outside.rows("SELECT cost_nano FROM requests WHERE id = 'second'") == [(6000,)]
 
 
-async def test_one_that_is_taken_for_dead_covers_what_it_holds_anew(url: str, clock: MsClock) -> None:
-    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+async def test_one_that_is_taken_for_dead_covers_what_it_holds_anew(lent_url: str, clock: MsClock) -> None:
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
         account_id = await paid_account(one, clock, 10_000)
         hold = await two.ledger.hold("second", account_id, 5000, 5000)
-        with Outside(url) as outside:
+        with Outside(lent_url) as outside:
             async with cut_off(two, outside):
                 make_old(outside, two.id)
                 assert await one.ledger.take_from_dead() == 1
@@ -272,14 +265,14 @@ def lease_of(name: str, account_id: str, holder: str, amount_nano: int, clock: M
 
 
 async def test_a_lease_ends_while_the_other_holds_of_it_and_is_charged_what_it_delivered(
-    url: str, clock: MsClock
+    lent_url: str, clock: MsClock
 ) -> None:
-    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
         account_id = await account_with_group(one, clock)
         lease = lease_of("lea", account_id, "under", 8000, clock)
         await one.leases.make(MakeBudgets((lease,)), one.store.write)
         hold = await two.ledger.hold("first", account_id, 5000, 5000, frozenset({"under"}))
-        with Outside(url) as outside:
+        with Outside(lent_url) as outside:
             async with cut_off(two, outside):
                 make_old(outside, two.id)
                 assert await one.ledger.take_from_dead() == 1
@@ -294,12 +287,12 @@ async def test_a_lease_ends_while_the_other_holds_of_it_and_is_charged_what_it_d
 
 
 async def test_what_an_ended_replica_left_in_a_file_is_charged_of_what_it_was_allotted(
-    url: str, clock: MsClock
+    lent_url: str, clock: MsClock
 ) -> None:
-    async with replica_at(url, clock) as one:
+    async with replica_at(lent_url, clock) as one:
         account_id = await paid_account(one, clock, 10_000)
-        with Outside(url) as outside:
-            async with replica_at(url, clock) as two:
+        with Outside(lent_url) as outside:
+            async with replica_at(lent_url, clock) as two:
                 hold = await two.ledger.hold("second", account_id, 6000, 6000)
                 left_by = two.id
                 async with cut_off(two, outside):
@@ -315,11 +308,13 @@ async def test_what_an_ended_replica_left_in_a_file_is_charged_of_what_it_was_al
         assert await one.ledger.check(of_all_entries=True) == []
 
 
-async def test_who_serves_alone_finds_nothing_allotted(url: str, clock: MsClock, tmp_path: Path) -> None:
-    shared, sole = (PostgresDatabase(tmp_path, url, patience_s=0, is_shared=is_shared) for is_shared in (True, False))
-    with Outside(url) as outside:
+async def test_who_serves_alone_finds_nothing_allotted(lent_url: str, clock: MsClock, tmp_path: Path) -> None:
+    shared, sole = (
+        PostgresDatabase(tmp_path, lent_url, patience_s=0, is_shared=is_shared) for is_shared in (True, False)
+    )
+    with Outside(lent_url) as outside:
         for database in (shared, sole):
-            async with replica_at(url, clock) as one:
+            async with replica_at(lent_url, clock) as one:
                 account_id = await account_in(one.store, clock)
                 await one.ledger.credit(account_id, 10_000, account_id)
                 await one.ledger.hold("first", account_id, 6000, 6000)
@@ -338,13 +333,13 @@ async def test_who_serves_alone_finds_nothing_allotted(url: str, clock: MsClock,
 
 
 async def test_what_is_taken_back_from_a_wallet_is_not_spent_of_what_replicas_were_allotted(
-    both: tuple[Replica, Replica], clock: MsClock, url: str
+    both: tuple[Replica, Replica], clock: MsClock, lent_url: str
 ) -> None:
     one, two = both
     account_id = await paid_account(one, clock, 1_000_000)
     holds = [await replica.ledger.hold(f"{replica.id}", account_id, 1000, 1000) for replica in both]
     assert all(replica.ledger._purse(account_id).surplus() for replica in both)
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         assert await one.store.write(Move(account_id, "adjustment", -500_000, "some of it"))
         allotted = "SELECT SUM(amount_nano) FROM allotments"
         assert outside.rows(allotted)[0][0] > 2000  # enough is left for all of that
@@ -390,8 +385,8 @@ async def test_what_all_hold_is_told_by_account(both: tuple[Replica, Replica], c
     assert await one.ledger.held_by_all() == {account_id: HeldOf(1600, 0, 200)}
 
 
-async def test_who_does_not_answer_is_waited_for_once(url: str, clock: MsClock) -> None:
-    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+async def test_who_does_not_answer_is_waited_for_once(lent_url: str, clock: MsClock) -> None:
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
         account_id = await paid_account(one, clock, 10_000)
         await two.ledger.hold("second", account_id, 6000, 6000)
         two.store._hearing._hear = lambda _: None
@@ -401,8 +396,8 @@ async def test_who_does_not_answer_is_waited_for_once(url: str, clock: MsClock) 
         assert not await one.ledger._ask(account_id, {two.id})
 
 
-async def test_a_request_waits_for_what_the_other_holds(url: str, clock: MsClock) -> None:
-    async with replica_at(url, clock, hold_wait_s=60.0) as one, replica_at(url, clock) as two:
+async def test_a_request_waits_for_what_the_other_holds(lent_url: str, clock: MsClock) -> None:
+    async with replica_at(lent_url, clock, hold_wait_s=60.0) as one, replica_at(lent_url, clock) as two:
         account_id = await paid_account(one, clock, 10_000)
         hold = await two.ledger.hold("second", account_id, 6000, 6000)
         waiting = asyncio.ensure_future(one.ledger.hold("first", account_id, 9000, 9000))
@@ -552,8 +547,8 @@ async def test_a_hold_is_not_drawn_for_for_ever_while_budgets_change(
     assert isinstance(await placed(one, account_id, "second", 1000), Hold)
 
 
-async def test_a_request_waits_on_once_the_other_has_said_that_it_holds_all(url: str, clock: MsClock) -> None:
-    async with replica_at(url, clock, hold_wait_s=60.0) as one, replica_at(url, clock) as two:
+async def test_a_request_waits_on_once_the_other_has_said_that_it_holds_all(lent_url: str, clock: MsClock) -> None:
+    async with replica_at(lent_url, clock, hold_wait_s=60.0) as one, replica_at(lent_url, clock) as two:
         account_id = await paid_account(one, clock, 10_000)
         hold = await two.ledger.hold("second", account_id, 10_000, 10_000)
         waiting = asyncio.ensure_future(one.ledger.hold("first", account_id, 9000, 9000))
@@ -563,12 +558,12 @@ async def test_a_request_waits_on_once_the_other_has_said_that_it_holds_all(url:
 
 
 async def test_while_the_database_is_away_what_is_allotted_is_what_there_is(
-    both: tuple[Replica, Replica], clock: MsClock, url: str
+    both: tuple[Replica, Replica], clock: MsClock, lent_url: str
 ) -> None:
     one, two = both
     account_id = await paid_account(one, clock, 10_000)
     hold = await two.ledger.hold("second", account_id, 1000, 1000)
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         async with cut_off(two, outside):
             await eventually(lambda: not two.store.is_available)
             assert not await two.ledger.resize(hold, 1001, 9000)
@@ -603,16 +598,16 @@ async def test_who_is_to_know_that_others_have_heard_while_another_is_asks_after
 
 
 async def test_what_is_idle_and_what_the_dead_have_goes_back_by_itself(
-    url: str, clock: MsClock, monkeypatch: pytest.MonkeyPatch
+    lent_url: str, clock: MsClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "_IDLE_S", 0.001)
     monkeypatch.setattr(shared, "_WANTED_S", 0.0)
-    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
         account_id = await paid_account(one, clock, 1_000_000)
         hold = await one.ledger.hold("first", account_id, 1000, 1000)
         await two.ledger.hold("second", account_id, 1000, 1000)
         await two.ledger.have_heard(account_id)
-        with Outside(url) as outside:
+        with Outside(lent_url) as outside:
             async with cut_off(two, outside):
                 make_old(outside, two.id)
                 watching = asyncio.ensure_future(one.ledger.watch_allotments())
@@ -661,8 +656,8 @@ async def test_what_a_request_is_about_to_hold_is_kept_for_it_unless_another_rep
     assert seen == [({}, left)]
 
 
-async def test_what_cannot_be_given_back_any_more_is_logged(url: str, clock: MsClock) -> None:
-    async with replica_at(url, clock) as one:
+async def test_what_cannot_be_given_back_any_more_is_logged(lent_url: str, clock: MsClock) -> None:
+    async with replica_at(lent_url, clock) as one:
         account_id = await account_in(one.store, clock)
         await one.store.close()
         with lines_logged(logging.ERROR) as lines:

@@ -9,24 +9,24 @@ from mcp_gateway.core.ledger.rules import Amount
 from tests.clocks import MsClock
 from tests.core.ledger.replicas import Replica, account_with_group, cut_off, make_old, replica_at
 from tests.core.ledger.test_ledger import record
-from tests.core.ledger.test_replicas import both, lease_of, settled, url
+from tests.core.ledger.test_replicas import both, lease_of, settled
 from tests.postgres_server import Outside
 
-__all__ = ["both", "url"]
+__all__ = ["both"]
 
 pytestmark = pytest.mark.engines
 UNDER = frozenset({"under"})
 
 
 async def test_what_a_replica_that_was_taken_for_dead_delivered_of_a_lease_is_charged_of_that(
-    url: str, clock: MsClock
+    lent_url: str, clock: MsClock
 ) -> None:
-    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
         account_id = await account_with_group(one, clock)
         lease = lease_of("lea", account_id, "under", 8000, clock)
         await one.leases.make(MakeBudgets((lease,)), one.store.write)
         hold = await two.ledger.hold("first", account_id, 5000, 5000, UNDER)
-        with Outside(url) as outside:
+        with Outside(lent_url) as outside:
             async with cut_off(two, outside):
                 make_old(outside, two.id)
                 assert await one.ledger.take_from_dead() == 1

@@ -21,7 +21,6 @@ from tests.core.ledger.replicas import Replica, end_session, make_old, paid_acco
 from tests.databases import Query, changing
 from tests.patience import becomes, eventually
 from tests.postgres_server import Outside
-from tests.postgres_stores import lent_database
 
 pytestmark = pytest.mark.engines
 
@@ -54,17 +53,11 @@ class Server:
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    with lent_database() as lent:
-        yield lent
-
-
-@pytest.fixture
-async def both(url: str, clock: MsClock) -> AsyncIterator[tuple[Server, Server]]:
+async def both(lent_url: str, clock: MsClock) -> AsyncIterator[tuple[Server, Server]]:
     """The first of which is elected."""
-    async with replica_at(url, clock) as one:
+    async with replica_at(lent_url, clock) as one:
         await eventually(lambda: one.store.is_elected)
-        async with replica_at(url, clock) as two:
+        async with replica_at(lent_url, clock) as two:
             yield Server(one, clock), Server(two, clock)
             assert await one.ledger.check(of_all_entries=True) == []
 
@@ -132,9 +125,11 @@ async def test_one_that_does_not_answer_is_named(
     assert len(both[0].reloads) == 1
 
 
-async def test_who_is_there_is_who_has_a_session_or_had_one_just_now(both: tuple[Server, Server], url: str) -> None:
+async def test_who_is_there_is_who_has_a_session_or_had_one_just_now(
+    both: tuple[Server, Server], lent_url: str
+) -> None:
     one, two = (server.replica for server in both)
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         assert await one.store.read(ReplicasThere()) == (one.id, two.id)
         make_old(outside, two.id)  # frozen, say
         assert await one.store.read(ReplicasThere()) == (one.id, two.id)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,20 +15,13 @@ from tests.databases import Query
 from tests.loop_clock import pass_time
 from tests.patience import settled
 from tests.postgres_server import Outside
-from tests.postgres_stores import lent_database
 
 pytestmark = pytest.mark.engines
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    with lent_database() as lent:
-        yield lent
-
-
-@pytest.fixture
-async def both(url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, Replica]]:
-    async with replica_at(url, clock) as one, replica_at(url, clock) as two:
+async def both(lent_url: str, clock: MsClock) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
         yield one, two
 
 
@@ -128,11 +121,11 @@ async def test_the_purposes_and_the_askers_of_a_key_are_apart(asked: tuple[Asked
 
 
 async def test_what_a_replica_answers_that_is_dead_another_takes_once_it_is_known_to_be(
-    asked: tuple[Asked, Asked], url: str
+    asked: tuple[Asked, Asked], lent_url: str
 ) -> None:
     one, two = asked
     dead = one.replica.id
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         async with contextlib.AsyncExitStack() as answering:
             await answering.enter_async_context(one.answering("req_1"))
             async with cut_off(one.replica, outside):
@@ -144,10 +137,10 @@ async def test_what_a_replica_answers_that_is_dead_another_takes_once_it_is_know
     assert one.replica.id != dead
 
 
-async def test_another_that_goes_on_with_it_is_let_do_so(asked: tuple[Asked, Asked], url: str) -> None:
+async def test_another_that_goes_on_with_it_is_let_do_so(asked: tuple[Asked, Asked], lent_url: str) -> None:
     """Whoever was taken for dead and comes back has no part in what another answers meanwhile."""
     one, two = asked
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         async with contextlib.AsyncExitStack() as answering:
             await answering.enter_async_context(one.answering("req_1"))
             async with cut_off(one.replica, outside):
@@ -157,9 +150,9 @@ async def test_another_that_goes_on_with_it_is_let_do_so(asked: tuple[Asked, Ask
             assert await one.code_of("req_3") == "conflict"
 
 
-async def test_one_that_was_closed_is_not_waited_for(url: str, clock: MsClock) -> None:
-    async with replica_at(url, clock) as one:
-        async with replica_at(url, clock) as two:
+async def test_one_that_was_closed_is_not_waited_for(lent_url: str, clock: MsClock) -> None:
+    async with replica_at(lent_url, clock) as one:
+        async with replica_at(lent_url, clock) as two:
             await two.store.write(ClaimRequest(b"name", "req_1", clock()))
             await two.store.write(ClaimRequest(b"name", "req_1", clock()))  # its own are no others
             with pytest.raises(GatewayError):
@@ -208,9 +201,9 @@ async def test_nothing_is_left_of_what_was_not_inference(asked: tuple[Asked, Ask
     assert await one.replica.store.read(Query("SELECT * FROM claims")) == []
 
 
-async def test_who_cannot_know_whether_another_answers_does_not(asked: tuple[Asked, Asked], url: str) -> None:
+async def test_who_cannot_know_whether_another_answers_does_not(asked: tuple[Asked, Asked], lent_url: str) -> None:
     one, two = asked
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         async with cut_off(one.replica, outside):
             assert await one.code_of("req_1") == "ledger_unavailable"
             assert await two.code_of("req_2") is None

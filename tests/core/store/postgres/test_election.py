@@ -1,7 +1,7 @@
 """Of several servers one does what falls due by the clock, at most, and another once that one is gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from random import Random
 
@@ -22,17 +22,10 @@ from tests.databases import FOR_TESTS, Query, changing
 from tests.loop_clock import pass_time
 from tests.patience import eventually, settled
 from tests.postgres_server import Outside
-from tests.postgres_stores import lent_database
 
 pytestmark = pytest.mark.engines
 
 _LISTENERS = "FROM pg_stat_activity WHERE application_name = 'mcp-gateway, listening' AND datname = current_database()"
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    with lent_database() as lent:
-        yield lent
 
 
 @pytest.fixture
@@ -47,25 +40,25 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hearing, "_ASKED_EVERY_S", 3600.0)
 
 
-async def opened(url: str, clock: MsClock, *, is_shared: bool = True) -> PostgresStore:
-    session = WriterSession(url, is_server=True, is_shared=is_shared)
-    return await PostgresStore.open(url, FOR_TESTS | EXECUTORS, session=session, now_ms=clock)
+async def opened(lent_url: str, clock: MsClock, *, is_shared: bool = True) -> PostgresStore:
+    session = WriterSession(lent_url, is_server=True, is_shared=is_shared)
+    return await PostgresStore.open(lent_url, FOR_TESTS | EXECUTORS, session=session, now_ms=clock)
 
 
 @pytest.fixture
-async def both(url: str, clock: MsClock) -> AsyncIterator[tuple[PostgresStore, PostgresStore]]:
+async def both(lent_url: str, clock: MsClock) -> AsyncIterator[tuple[PostgresStore, PostgresStore]]:
     """The first of which is elected."""
-    one = await opened(url, clock)
+    one = await opened(lent_url, clock)
     await eventually(lambda: one.is_elected)
-    two = await opened(url, clock)
+    two = await opened(lent_url, clock)
     await eventually(lambda: two._hearing._is_successor)
     yield one, two
     for store in (one, two):
         await store.close()
 
 
-async def test_one_that_is_alone_is_elected_whatever_else_there_is(url: str, clock: MsClock) -> None:
-    store = await opened(url, clock, is_shared=False)
+async def test_one_that_is_alone_is_elected_whatever_else_there_is(lent_url: str, clock: MsClock) -> None:
+    store = await opened(lent_url, clock, is_shared=False)
     assert store.is_elected
     await store.close()
 
@@ -85,9 +78,9 @@ async def test_of_two_one_is_elected_and_the_other_once_that_one_has_ended(
 
 @pytest.mark.usefixtures("quick")
 async def test_whose_session_is_ended_is_elected_no_more_and_never_are_two(
-    both: tuple[PostgresStore, PostgresStore], url: str
+    both: tuple[PostgresStore, PostgresStore], lent_url: str
 ) -> None:
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         for _ in range(5):
             outside.rows(f"SELECT pg_terminate_backend(pid) {_LISTENERS}")
             await eventually(lambda: not any(store.is_elected for store in both))
@@ -96,12 +89,12 @@ async def test_whose_session_is_ended_is_elected_no_more_and_never_are_two(
 
 
 async def test_a_successor_waits_until_what_was_begun_before_it_has_had_time_to_end(
-    both: tuple[PostgresStore, PostgresStore], url: str
+    both: tuple[PostgresStore, PostgresStore], lent_url: str
 ) -> None:
     one, two = both
     await one.close()
     held = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {ELECTED} AND granted"
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         await eventually(lambda: not outside.rows(held))
         pass_time(hearing._ASKED_EVERY_S)
         await eventually(lambda: outside.rows(held))
@@ -116,9 +109,11 @@ def test_the_database_is_patient_for_longer_than_a_server_is_sure_and_that_for_l
 
 
 @pytest.mark.usefixtures("silent")
-async def test_one_that_was_frozen_knows_by_its_clock_that_another_may_be_elected(url: str, clock: MsClock) -> None:
+async def test_one_that_was_frozen_knows_by_its_clock_that_another_may_be_elected(
+    lent_url: str, clock: MsClock
+) -> None:
     """Its session is ended for its silence, and it has not heard of that as it wakes."""
-    store = await opened(url, clock)
+    store = await opened(lent_url, clock)
     await eventually(lambda: store.is_elected)
     pass_time(hearing._SURE_S)
     assert not store.is_elected
@@ -127,11 +122,11 @@ async def test_one_that_was_frozen_knows_by_its_clock_that_another_may_be_electe
 
 @pytest.mark.usefixtures("silent")
 async def test_the_database_ends_the_session_of_one_that_asks_for_nothing(
-    monkeypatch: pytest.MonkeyPatch, url: str, clock: MsClock
+    monkeypatch: pytest.MonkeyPatch, lent_url: str, clock: MsClock
 ) -> None:
     assert hearing._SETTINGS["idle_session_timeout"] == f"{hearing._SILENT_S}s"
     monkeypatch.setitem(hearing._SETTINGS, "idle_session_timeout", "50ms")
-    store = await opened(url, clock)
+    store = await opened(lent_url, clock)
     await eventually(lambda: store.is_elected)
     await eventually(lambda: not store.is_elected)
     await store.close()

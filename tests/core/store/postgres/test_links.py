@@ -27,20 +27,14 @@ from tests.core.store.contract.noting import fail, refuse
 from tests.databases import AskedBy, Query, Work
 from tests.patience import PATIENCE_S, eventually
 from tests.postgres_server import Outside, name_in, postgres_server
-from tests.postgres_stores import lent_database, postgres_store
+from tests.postgres_stores import postgres_store
 
 pytestmark = pytest.mark.engines
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    with lent_database() as url:
-        yield url
-
-
-@pytest.fixture
-def linked(url: str) -> Iterator[ThreadedPostgresLink]:
-    link = ThreadedPostgresLink(Where(url, 5.0, {}))
+def linked(lent_url: str) -> Iterator[ThreadedPostgresLink]:
+    link = ThreadedPostgresLink(Where(lent_url, 5.0, {}))
     link.connect()
     yield link
     link.close()
@@ -52,10 +46,10 @@ async def opened() -> AsyncIterator[PostgresStore]:
         yield store
 
 
-def cut_off(url: str) -> None:
+def cut_off(lent_url: str) -> None:
     """All connections to a database end."""
     server = postgres_server()
-    server.admin.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ?", name_in(url))
+    server.admin.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ?", name_in(lent_url))
 
 
 def test_values_are_as_columns_have_them(linked: ThreadedPostgresLink) -> None:
@@ -94,30 +88,30 @@ def test_few_statements_are_kept_prepared(linked: ThreadedPostgresLink, monkeypa
     assert len(linked._prepared) == 2
 
 
-def test_a_connection_that_was_lost_is_closed(url: str) -> None:
-    link = ThreadedPostgresLink(Where(url, 5.0, {}))
+def test_a_connection_that_was_lost_is_closed(lent_url: str) -> None:
+    link = ThreadedPostgresLink(Where(lent_url, 5.0, {}))
     link.connect()
     assert link._connection is not None
     link._connection._protocol.abort()
     link.close()
 
 
-def test_a_connection_that_cannot_be_ended_is_dropped(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_cannot_be_ended_is_dropped(lent_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hangs(_: object, *, timeout: float) -> None:  # noqa: ASYNC109 - as its name is there
         raise TimeoutError
 
     monkeypatch.setattr("asyncpg.Connection.close", hangs)
-    link = ThreadedPostgresLink(Where(url, 5.0, {}))
+    link = ThreadedPostgresLink(Where(lent_url, 5.0, {}))
     link.connect()
     link.close()
     assert not link.is_open
 
 
-def test_what_cannot_be_rolled_back_ends_with_its_connection(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_rolled_back_ends_with_its_connection(lent_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: object, __: str) -> None:
         raise TimeoutError
 
-    session = WriterSession(url, is_server=False)
+    session = WriterSession(lent_url, is_server=False)
     session.open()
     session.begin(is_durable=True)
     with monkeypatch.context() as broken:
@@ -155,9 +149,9 @@ def test_a_time_that_ran_out_is_told_in_words() -> None:
 
 
 async def test_a_read_goes_on_by_another_connection(opened: PostgresStore) -> None:
-    url = opened._readers._lanes["point"]._link._where.url
+    lent_url = opened._readers._lanes["point"]._link._where.url
     assert await opened.read(Query("SELECT 1")) == [(1,)]
-    cut_off(url)
+    cut_off(lent_url)
     assert await opened.read(Query("SELECT 2")) == [(2,)]
     with pytest.raises(DatabaseError, match="syntax"):
         await opened.read(Query("SELECT FROM WHERE"))
@@ -200,16 +194,16 @@ async def test_space_is_left_to_the_server(opened: PostgresStore) -> None:
     await opened.write(GiveSpaceBack(1))
 
 
-def test_who_was_cut_off_ends_its_former_session(url: str) -> None:
-    session = WriterSession(url, is_server=True)
+def test_who_was_cut_off_ends_its_former_session(lent_url: str) -> None:
+    session = WriterSession(lent_url, is_server=True)
     session.open()
     session.link.drop()
-    with Outside(url) as former:
+    with Outside(lent_url) as former:
         former.rows("SELECT pg_advisory_lock(?, ?)", LOCKS + 1, session._id)
         with pytest.raises(TakenOver, match="not ended"):
             session.open()
     session.open()
-    twin = WriterSession(url, is_server=False)
+    twin = WriterSession(lent_url, is_server=False)
     twin._id = session._id
     with pytest.raises(TakenOver, match="not ended"):
         twin.open()
@@ -217,19 +211,19 @@ def test_who_was_cut_off_ends_its_former_session(url: str) -> None:
     session.close()
 
 
-def test_what_fails_as_a_session_ends_leaves_a_row(url: str) -> None:
-    session = WriterSession(url, is_server=False)
+def test_what_fails_as_a_session_ends_leaves_a_row(lent_url: str) -> None:
+    session = WriterSession(lent_url, is_server=False)
     session.open()
     session.open()
-    cut_off(url)
+    cut_off(lent_url)
     session.close()
-    with Outside(url) as outside:
+    with Outside(lent_url) as outside:
         assert outside.rows("SELECT COUNT(*) FROM writers") == [(1,)]
 
 
-async def test_another_server_or_an_older_one_is_in_the_way(tmp_path: Path, url: str) -> None:
-    database = PostgresDatabase(tmp_path, url, patience_s=0.1)
-    with Outside(url) as another:
+async def test_another_server_or_an_older_one_is_in_the_way(tmp_path: Path, lent_url: str) -> None:
+    database = PostgresDatabase(tmp_path, lent_url, patience_s=0.1)
+    with Outside(lent_url) as another:
         another.rows("SELECT pg_try_advisory_lock(?, ?)", LOCKS, SERVING)
         with database.alone() as is_alone:
             assert not is_alone
@@ -245,12 +239,14 @@ async def test_another_server_or_an_older_one_is_in_the_way(tmp_path: Path, url:
         assert not is_alone
 
 
-async def test_a_server_that_came_between_is_told_of(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_came_between_is_told_of(
+    tmp_path: Path, lent_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(PostgresDatabase, "_migrate_alone", lambda _: None)
-    with Outside(url) as another:
+    with Outside(lent_url) as another:
         another.rows("SELECT pg_try_advisory_lock(?, ?)", LOCKS, SERVING)
         with pytest.raises(AlreadyServed):
-            await PostgresDatabase(tmp_path, url).open(now_ms=lambda: 0, report_timeout_s=1, is_server=True)
+            await PostgresDatabase(tmp_path, lent_url).open(now_ms=lambda: 0, report_timeout_s=1, is_server=True)
 
 
 def test_a_package_that_is_missing_for_another_reason_is_told_as_it_is(

@@ -1,7 +1,7 @@
 """What several servers count and write: as one would, or as the elected one does, whose counts the others read."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -22,7 +22,6 @@ from tests.clocks import MsClock
 from tests.databases import FOR_TESTS, Query
 from tests.loop_clock import pass_time
 from tests.patience import becomes, eventually, settled
-from tests.postgres_stores import lent_database
 from tests.recorded import recorded, write_records
 
 pytestmark = pytest.mark.engines
@@ -31,19 +30,13 @@ Both = tuple[PostgresStore, PostgresStore]
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    with lent_database() as lent:
-        yield lent
-
-
-@pytest.fixture
-async def both(url: str, clock: MsClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Both]:
+async def both(lent_url: str, clock: MsClock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Both]:
     """The first of which is elected, however much time a test has pass."""
     monkeypatch.setattr(hearing, "_SURE_S", 1e9)
     stores = []
     for _ in range(2):
-        session = WriterSession(url, is_server=True, is_shared=True)
-        stores.append(await PostgresStore.open(url, FOR_TESTS | EXECUTORS, session=session, now_ms=clock))
+        session = WriterSession(lent_url, is_server=True, is_shared=True)
+        stores.append(await PostgresStore.open(lent_url, FOR_TESTS | EXECUTORS, session=session, now_ms=clock))
         await eventually(lambda: stores[0].is_elected)
     one, two = stores
     await eventually(lambda: two.hears_others)

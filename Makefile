@@ -10,7 +10,7 @@ DEPLOY := build/deploy
 # Compiled once, whatever the shell says: the programs that tests start are up sooner.
 export PYTHONDONTWRITEBYTECODE :=
 SUITES := build/conformance
-# Tests' environments are made by uv, in a tenth of the processor's time that pip takes; what users run is pip's.
+# Tests' environments are made by uv, in a third of the processor's time that pip takes; what users run is pip's.
 UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --quiet
 SUITE_VERSIONS := 0.1.16 0.2.0-alpha.12

@@ -284,6 +284,9 @@ AREAS: dict[str, Area] = {
                 "tests/core/ledger/test_replicas_life.py",
                 "tests/core/store/postgres/test_replicas_outages.py",
             ],
+            "Payments, refunds, disputes and adjustments are booked once, whichever of several servers hears of them, however often, and whoever is killed meanwhile.": [
+                "tests/engines/test_payments.py",
+            ],
             "Of several servers of one database one does what falls due by the clock, so that webhooks and payments are sent once, and another takes over from one that is gone or frozen.": [
                 "tests/core/store/postgres/test_election.py",
                 "tests/engines/test_elected.py::test_another_is_elected_for_one_that_is_frozen_and_killed_and_none_beside_it",

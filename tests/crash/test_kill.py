@@ -42,9 +42,10 @@ LIMITS = httpx2.Limits(max_connections=CLIENTS + 2)
 
 @dataclass
 class Seen:
-    """What clients saw whole, by the gateway's request id: the tokens of prompt and completion."""
+    """What clients saw whole, by the gateway's request id: the tokens of prompt and completion; and what was refused."""
 
     whole: dict[str, tuple[int, int]] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
     ways: set[tuple[str, bool]] = field(default_factory=set)
     broken: int = 0
 
@@ -83,11 +84,13 @@ async def client(http: httpx2.AsyncClient, key: str, seen: Seen, dice: random.Ra
 
 
 async def ask(http: httpx2.AsyncClient, key: str, seen: Seen, dice: random.Random) -> None:
-    """Note an answer that came whole."""
+    """Note an answer that came whole, or why there is none."""
     spoken, is_stream = dice.choice(WAYS)
     body = orjson.dumps(spoken.body(is_stream=is_stream))
     response = await http.post(spoken.path, content=body, headers=bearer(key) | spoken.sent_headers)
-    if spoken.refusal_of(response) is None:
+    if (code := spoken.refusal_of(response)) is not None:
+        seen.refused[code] += 1
+    else:
         usage, _ = spoken.told(response, is_stream=is_stream)
         assert usage is not None
         seen.whole[spoken.request_id_in(response)] = usage[:2]

@@ -27,6 +27,8 @@ class Site:
     url: str
     valkey_url: str
     backend: ReplayingBackend
+    sections: str = ""
+    """Of the configuration, beside the usual ones."""
 
     def replica(self, name: str) -> AbstractAsyncContextManager[Program]:
         """One more, whose folder has that name; what it logs is beside that."""
@@ -36,7 +38,9 @@ class Site:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         config = write_config(folder, self.backend)
-        config.write_text(f'database_url = "{self.url}"\nvalkey_url = "{self.valkey_url}"\n{config.read_text()}')
+        config.write_text(
+            f'database_url = "{self.url}"\nvalkey_url = "{self.valkey_url}"\n{config.read_text()}{self.sections}'
+        )
         return config
 
     @asynccontextmanager
@@ -63,10 +67,10 @@ class Site:
 
 
 @asynccontextmanager
-async def site_at(folder: Path, valkey_url: str) -> AsyncIterator[Site]:
+async def site_at(folder: Path, valkey_url: str, sections: str = "") -> AsyncIterator[Site]:
     with lent_database() as url:
         async with ReplayingBackend() as backend:
-            yield Site(folder, url, valkey_url, backend)
+            yield Site(folder, url, valkey_url, backend, sections)
 
 
 def client_of(program: Program) -> httpx2.AsyncClient:

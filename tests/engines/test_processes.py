@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx2
@@ -39,26 +39,36 @@ async def site(tmp_path: Path, valkey_url: str) -> AsyncIterator[Site]:
 class Load:
     """Clients of all replicas, which ask without end with the keys of one wallet."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, clients: int = CLIENTS) -> None:
         self.seen = Seen()
         self._key = key
+        self._clients = clients
         self._dice = random.Random(20_26)
         self._ends: dict[Program, asyncio.Event] = {}
         self._asking: dict[Program, list[asyncio.Task[None]]] = {}
 
     def at(self, program: Program) -> None:
         self._ends[program] = ends = asyncio.Event()
-        self._asking[program] = [asyncio.create_task(self._ask(program, ends)) for _ in range(CLIENTS)]
+        self._asking[program] = [asyncio.create_task(self._ask(program, ends)) for _ in range(self._clients)]
 
     async def more(self) -> None:
         """Once more answers have come whole."""
-        enough = len(self.seen.whole) + 4 * CLIENTS
+        enough = len(self.seen.whole) + 4 * self._clients
         await eventually(lambda: len(self.seen.whole) >= enough)
+
+    def one_more(self) -> Callable[[], bool]:
+        """Whether one more answer has come whole since this call."""
+        before = len(self.seen.whole)
+        return lambda: len(self.seen.whole) > before
 
     async def end(self, program: Program) -> None:
         """Once what runs there has come whole, or broken."""
         self._ends.pop(program).set()
         await asyncio.gather(*self._asking.pop(program))
+
+    async def end_all(self) -> None:
+        for program in list(self._ends):
+            await self.end(program)
 
     async def _ask(self, program: Program, ends: asyncio.Event) -> None:
         async with client_of(program) as http:

@@ -42,7 +42,7 @@ LIMITS = httpx2.Limits(max_connections=CLIENTS + 2)
 
 @dataclass
 class Seen:
-    """What clients saw whole, by the gateway's request id: the tokens of prompt and completion; and what was refused."""
+    """What clients saw whole, by the gateway's request id: tokens of prompt and completion; and what was refused."""
 
     whole: dict[str, tuple[int, int]] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""Money that comes and goes at replicas under load: whichever of them hears of it, however often, and whoever is killed."""
+"""Money that comes and goes at replicas under load: whoever of them hears of it, however often, and who is killed."""
 
 import asyncio
 import signal

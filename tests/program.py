@@ -97,11 +97,11 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def running_program(
-    config: Path, log: Path | None = None, *, open_files: tuple[int, int] | None = None
+    config: Path, log: Path | None = None, *, open_files: tuple[int, int] | None = None, code: Path | None = None
 ) -> AsyncIterator[Program]:
     """The server with this configuration, once it serves; what it logs goes to `log`.
 
-    `open_files` is its soft and hard limit of file descriptors.
+    `open_files` is its soft and hard limit of file descriptors, `code` the folder of its packages in place of ours.
     """
     limited = None if open_files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, open_files)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
@@ -109,7 +109,7 @@ async def running_program(
     with (log or Path(os.devnull)).open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mcp_gateway", "serve", "--config", str(config),
-            stdout=asyncio.subprocess.PIPE, stderr=errors, env=environ, preexec_fn=limited,
+            stdout=asyncio.subprocess.PIPE, stderr=errors, env=environ, preexec_fn=limited, cwd=code,
         )  # fmt: skip
     assert process.stdout is not None
     try:

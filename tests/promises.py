@@ -1140,6 +1140,7 @@ AREAS: dict[str, Area] = {
             ],
             "Servers of the next version begin beside those of this one where its schema only adds, and else say who has to end first.": [
                 "tests/core/store/postgres/test_upgrades.py",
+                "tests/engines/test_rolling_upgrade.py",
             ],
             "Whether a database is sound, and of which schema, is told by a command's exit status, which changes nothing.": [
                 "tests/test_db_command.py",

@@ -30,9 +30,12 @@ class Site:
     sections: str = ""
     """Of the configuration, beside the usual ones."""
 
-    def replica(self, name: str) -> AbstractAsyncContextManager[Program]:
-        """One more, whose folder has that name; what it logs is beside that."""
-        return running_program(self.config(name), self.folder / f"{name}.log")
+    def replica(self, name: str, code: Path | None = None) -> AbstractAsyncContextManager[Program]:
+        """One more, whose folder has that name; what it logs is beside that. `code` has its packages, if not ours."""
+        return running_program(self.config(name), self.log(name), code=code)
+
+    def log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
     def config(self, name: str) -> Path:
         folder = self.folder / name

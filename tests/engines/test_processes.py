@@ -66,6 +66,12 @@ class Load:
         self._ends.pop(program).set()
         await asyncio.gather(*self._asking.pop(program))
 
+    async def leave(self, program: Program) -> None:
+        """It ends while what its clients asked for last is under way."""
+        self._ends[program].set()
+        await program.end()
+        await self.end(program)
+
     async def end_all(self) -> None:
         for program in list(self._ends):
             await self.end(program)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Literal, NamedTuple
 
+from mcp_gateway.core.catalog import Model
 from mcp_gateway.core.optimization import Mode
 from mcp_gateway.core.routing.classifier.classifier import PromptReading
 from mcp_gateway.core.routing.classifier.complexity import Complexity
@@ -67,8 +68,9 @@ def decide(
 ) -> Decision:
     usual = _usual_output(reading)
     found = eligible(contenders, required, usual)
-    outputs = _output_tokens(found.able, required, reading, usual, {} if lengths is None else lengths)
-    scored = _scored(found.able, outputs, required, reading, quality, EMPHASIS[mode], least_quality)
+    models = [one.model for one in found.able]
+    outputs = _output_tokens(models, required, reading, usual, {} if lengths is None else lengths)
+    scored = _scored(models, found.able, outputs, required, reading, quality, EMPHASIS[mode], least_quality)
     scored.sort(key=_place)
     kept = _kept(scored, reading, before)
     return Decision(reading, mode, kept or scored, "conversation" if kept else "score", found)
@@ -80,23 +82,22 @@ def _usual_output(reading: PromptReading) -> int:
 
 
 def _output_tokens(
-    able: Sequence[Contender], required: Requirements, reading: PromptReading, usual: int, lengths: OutputLengths
+    models: Sequence[Model], required: Requirements, reading: PromptReading, usual: int, lengths: OutputLengths
 ) -> list[int]:
     """Of the answer of each model: what its own answers to such a task have had, or else what is usual."""
     task, limit = reading.task, required.output_limit
     if task == "unknown" or not lengths:
-        tokens = [usual] * len(able)
+        tokens = [usual] * len(models)
     else:
-        tokens = [int(lengths.get((one.model.id, task), usual)) for one in able]
+        tokens = [int(lengths.get((model.id, task), usual)) for model in models]
     if limit is not None:
         tokens = [min(limit, one) for one in tokens]
-    return [
-        tokens_of_it if tokens_of_it < (most := one.model.max_output_tokens) else most
-        for one, tokens_of_it in zip(able, tokens, strict=True)
-    ]
+    most = [model.max_output_tokens for model in models]
+    return [*map(min, tokens, most)]
 
 
 def _scored(
+    models: Sequence[Model],
     able: Sequence[Contender],
     outputs: Sequence[int],
     required: Requirements,
@@ -108,9 +109,9 @@ def _scored(
     if not able:
         return []
     rates = quality.expected(reading)
-    expected = [rates[one.model.id] for one in able]
+    expected = [rates[model.id] for model in models]
     qualities = _qualities(expected, reading)
-    costs = _costs_nano(able, outputs, required)
+    costs = _costs_nano(models, outputs, required)
     latencies_s = _latencies_s(able, outputs)
     of_quality = emphasis.quality
     of_cost, of_latency = _of_each(emphasis, reading, max(costs), max(latencies_s))
@@ -118,17 +119,17 @@ def _scored(
     least_rate = best * _least_share(reading, least_quality) if emphasis.holds_quality else 0.0
     return [
         Scored(
-            one.model.id,
+            model.id,
             of_quality * its_quality - of_cost * cost_nano - of_latency * latency_s,
             rate,
             outcomes,
-            max(0.0, its_quality),
+            its_quality if its_quality > 0 else 0.0,
             cost_nano,
             latency_s,
             rate >= least_rate,
         )
-        for one, (rate, outcomes), its_quality, cost_nano, latency_s in zip(
-            able, expected, qualities, costs, latencies_s, strict=True
+        for model, (rate, outcomes), its_quality, cost_nano, latency_s in zip(
+            models, expected, qualities, costs, latencies_s, strict=True
         )
     ]
 
@@ -142,19 +143,25 @@ def _qualities(expected: Sequence[Expected], reading: PromptReading) -> list[flo
     return [1 - (1 - one.rate) * fails_more for one in expected]
 
 
-def _costs_nano(able: Sequence[Contender], outputs: Sequence[int], required: Requirements) -> list[int]:
+def _costs_nano(models: Sequence[Model], outputs: Sequence[int], required: Requirements) -> list[int]:
     prompt_tokens, images = required.prompt_tokens, required.images
-    return [one.model.price.most_nano(prompt_tokens, tokens, images) for one, tokens in zip(able, outputs, strict=True)]
+    return [model.price.most_nano(prompt_tokens, tokens, images) for model, tokens in zip(models, outputs, strict=True)]
 
 
 def _latencies_s(able: Sequence[Contender], outputs: Sequence[int]) -> list[float]:
     """Who has not been timed is taken to be as quick as the others."""
-    first_s = median([one.first_token_s for one in able if one.first_token_s is not None] or [_USUAL_FIRST_TOKEN_S])
-    tokens_per_s = median([one.tokens_per_s for one in able if one.tokens_per_s] or [_USUAL_TOKENS_PER_S])
-    return [
-        (first_s if one.first_token_s is None else one.first_token_s) + tokens / (one.tokens_per_s or tokens_per_s)
-        for one, tokens in zip(able, outputs, strict=True)
-    ]
+    first_s = _filled([one.first_token_s for one in able], _USUAL_FIRST_TOKEN_S)
+    tokens_per_s = _filled([one.tokens_per_s or None for one in able], _USUAL_TOKENS_PER_S)
+    return [first + tokens / pace for first, tokens, pace in zip(first_s, outputs, tokens_per_s, strict=True)]
+
+
+def _filled(values: list[float | None], usual: float) -> list[float]:
+    """With the median of those that are known in the place of each that is not, or what is usual where none is."""
+    known = [value for value in values if value is not None]
+    if len(known) == len(values):
+        return known
+    between = median(known or [usual])
+    return [between if value is None else value for value in values]
 
 
 def _of_each(emphasis: Emphasis, reading: PromptReading, dearest_nano: int, slowest_s: float) -> tuple[float, float]:

@@ -6,6 +6,8 @@ says of no prompt that it needs the dearest (docs/routing.md).
 
 import math
 from collections.abc import Sequence
+from itertools import compress
+from operator import mul
 from typing import Literal, NamedTuple
 
 from mcp_gateway.core.prompt_tasks import TASKS, PromptTask
@@ -46,20 +48,20 @@ class Work(NamedTuple):
 
 def work_of(text: str, tokens: Sequence[str], probabilities: Sequence[float]) -> Work:
     """Of a prompt, the tokens of what was read of it, and how likely each task is."""
-    usual = sum([work * likely for work, likely in zip(_USUAL_BY_TASK, probabilities, strict=True)])
-    growing = sum([likely for grows, likely in zip(_GROWS_WITH_LENGTH, probabilities, strict=True) if grows])
+    usual = sum(map(mul, _USUAL_BY_TASK, probabilities))
+    growing = sum(compress(probabilities, _GROWS_WITH_LENGTH))
     size = max(_LEAST_SIZE, min(_MOST_SIZE, (_size_of(text, tokens) - _SHORT_QUESTION) / _TO_LONG_ONE))
     score = usual + (0.35 * growing + 0.15) * size
     head = text[:MOST_CHARS]
-    if any(mark in head for mark in _MARKS):
+    if any(map(head.__contains__, _MARKS)):
         score += _MARKED
     return Work(_level_of(score), score)
 
 
 def _size_of(text: str, tokens: Sequence[str]) -> float:
     """By length, numbers, and what is asked or demanded, each of which counts less the more there is."""
-    numbers = sum([token.isdigit() for token in tokens])
-    asks = sum([token in _ASKS for token in tokens]) + sum([text.count(item, 0, MOST_CHARS) for item in _ITEMS])
+    numbers = sum(map(str.isdigit, tokens))
+    asks = sum(map(_ASKS.__contains__, tokens)) + sum([text.count(item, 0, MOST_CHARS) for item in _ITEMS])
     return 0.5 * math.log2(len(text) + 1) + 0.5 * math.log2(1 + numbers) + 0.4 * math.log2(1 + asks)
 
 

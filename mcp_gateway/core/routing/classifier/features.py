@@ -7,7 +7,7 @@ another source, and sequences of words do not.
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import compress, count, pairwise, repeat
 from typing import NamedTuple
 
 from mcp_gateway.core.routing.classifier.excerpt import COURTESY_SIGNS, TOKEN, clipped, without_courtesy
@@ -32,6 +32,9 @@ _FOREIGN_SHARES = (0.02, 0.2, 0.7)
 _NUMBER = "*number"
 _FEW = (1, 2, 3, 6)
 """Counts are told as none, one, two, some, many."""
+_MANY = _FEW[-1]
+_LEVEL_OF_FEW = tuple(bisect_right(_FEW, number) for number in range(_MANY + 1))
+"""By the number itself, of which more than many is no more."""
 _ENDS = '?.:!")'
 _FOREIGN_CHARS = 500
 """Where words of other languages are looked for, one by one."""
@@ -76,13 +79,20 @@ def features_of(text: str) -> Features:
     whole = clipped(text)
     read = without_courtesy(whole)
     tokens = TOKEN.findall(read.lower())
-    known = lexicon().class_of
-    classes = [known.get(token) or (_NUMBER if token.isdigit() else "") for token in tokens]
+    classes = _classes(tokens)
     foreign = _foreign_classes(read, tokens)
     voting = [*dict.fromkeys((*foreign, *classes[:_HEAD_TOKENS], *classes[-_TAIL_TOKENS:]))]
     words = [*_sequences(tokens, classes), *_opening(tokens, classes), *_counts(classes), *_votes(tokens, voting)]
     words += [feature for name in foreign for feature in (name, f"1{name}", f"n{name}1")]
     return Features(_form(read, len(text) - len(whole) + len(read)), words, tokens)
+
+
+def _classes(tokens: Sequence[str]) -> list[str]:
+    """Of each token; empty where it has none. Of many tokens few are numbers, so that only these are looped over."""
+    classes = [*map(lexicon().class_of.get, tokens, repeat(""))]
+    for place in compress(count(), map(str.isdigit, tokens)):
+        classes[place] = classes[place] or _NUMBER
+    return classes
 
 
 def begins_as_code(text: str) -> bool:
@@ -104,7 +114,7 @@ def _form(read: str, whole_chars: int) -> list[Feature]:
         _layout(read, whole_chars),
     ]
     form += [name for name, mark in (("#fence", "```"), ("#question", "?"), ("#quoted", '"')) if mark in read]
-    if any(mark in read for mark in _LATEX_MARKS):
+    if any(map(read.__contains__, _LATEX_MARKS)):
         form.append("#latex")
     if not read.isascii():
         form.append(f"#foreign{_level(_foreign_share(read), _FOREIGN_SHARES)}")
@@ -116,7 +126,7 @@ def _level(amount: float, bounds: Sequence[float]) -> int:
 
 
 def _found(marks: Sequence[str], text: str) -> int:
-    return sum([mark in text for mark in marks])
+    return sum(map(text.__contains__, marks))
 
 
 def _end_of(read: str) -> str:
@@ -198,10 +208,10 @@ def _courtesy_ends(tokens: list[str]) -> int:
     return 0
 
 
-def _counts(classes: list[str]) -> Iterator[Feature]:
+def _counts(classes: list[str]) -> list[Feature]:
     counts = Counter(classes)
     del counts[""]
-    return (f"n{name}{_level(count, _FEW)}" for name, count in counts.items())
+    return [f"n{name}{_LEVEL_OF_FEW[number if number < _MANY else _MANY]}" for name, number in counts.items()]
 
 
 def _votes(tokens: list[str], voting: list[str]) -> list[Feature]:
@@ -221,6 +231,6 @@ def _votes(tokens: list[str], voting: list[str]) -> list[Feature]:
 
 
 def _add_phrases(votes: dict[str, float], rows: Iterator[tuple[str, ...]], phrases: Phrases, weight: int) -> None:
-    for tasks in [phrases[row] for row in rows if row in phrases]:
+    for tasks in filter(None, map(phrases.get, rows)):
         for task in tasks:
             votes[task] = votes.get(task, 0) + weight

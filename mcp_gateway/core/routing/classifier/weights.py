@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ _BETWEEN = "\t"
 _LARGEST = 127
 _MIDDLE = 128
 """Is added to each weight, so that no lane is negative."""
+_NOWHERE = -1
 _LANES = struct.Struct(f"<{len(TASKS) + 1}I")
 
 
@@ -46,15 +48,18 @@ class TaskWeights:
         """What a weight of 1 is worth."""
         self.temperature = temperature
         """By which probabilities are made as sure as they should be."""
-        self._lanes = {name: _packed(row) for name, row in by_feature.items()}
+        self._places = {name: place for place, name in enumerate(by_feature)}
+        self._lanes = [_packed(row) for row in by_feature.values()]
 
     def __len__(self) -> int:
         return len(self._lanes)
 
     def sums(self, features: Sequence[Feature]) -> LinearSums:
         """Each feature counts once, however often it is there."""
-        lanes = self._lanes
-        whole = sum([lanes[name] for name in set(features) if name in lanes])
+        # Places rather than features make the set: a tuple is hashed anew each time that it is looked for.
+        known_places = set(map(self._places.get, features, repeat(_NOWHERE)))
+        known_places.discard(_NOWHERE)
+        whole = sum(map(self._lanes.__getitem__, known_places))
         *by_task, known = _LANES.unpack(whole.to_bytes(_LANES.size, "little"))
         return LinearSums(tuple([lane - _MIDDLE * known for lane in by_task]), known)
 

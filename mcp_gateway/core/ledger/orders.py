@@ -72,9 +72,9 @@ class LeaveOrder(Write[int]):
 
 @dataclass(frozen=True, slots=True)
 class OrdersLeft(Read[tuple[Order, ...]]):
-    """Those without an answer that were left since a time, in their order."""
+    """Those without an answer that stand at a time, in their order."""
 
-    since_ms: int
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Orders:
 
     async def decide(self) -> None:
         """Answer what was left for this server."""
-        for order in await self._store.read(OrdersLeft(self._now_ms() - int(LASTS_S * 1000))):
+        for order in await self._store.read(OrdersLeft(self._now_ms())):
             if not self._is_ours(order):
                 continue
             try:

@@ -10,12 +10,14 @@ import pytest
 
 from mcp_gateway.core.audit.auditing import Auditing
 from mcp_gateway.core.audit.log import Actor
+from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import orders as orders_module
 from mcp_gateway.core.ledger.budgets import Budget, BudgetGroup, EndBudget, MakeBudgets
 from mcp_gateway.core.ledger.entries import Balance, HeldOf
 from mcp_gateway.core.ledger.orders import AnswerOf, LeaveOrder, Orderer, Orders, ReplicasThere, RunningServer
 from mcp_gateway.core.store.postgres.session import GRACE_S
+from mcp_gateway.core.store.sql.orders import LASTS_MS
 from tests.clocks import MsClock
 from tests.core.ledger.replicas import Replica, end_session, make_old, paid_account, replica_at
 from tests.databases import Query, changing
@@ -98,6 +100,21 @@ async def test_a_configuration_is_read_again_by_each_and_told_of_all(
     told = await while_looking(both, orderer.reload_of(BY, [both[1].replica.id]), monkeypatch)
     assert told["changed"] == ["models", "incident"]
     assert [len(server.reloads) for server in both] == [1, 2]
+
+
+async def test_it_is_carried_out_however_the_clocks_of_who_leaves_it_and_who_decides_differ_and_stands_for_a_while(
+    both: tuple[Server, Server], clock: MsClock, lent_url: str
+) -> None:
+    decide, store = both[0].orders.decide, both[0].replica.store
+    for behind_ms in (HOUR_MS, -HOUR_MS):
+        left = await store.write(LeaveOrder("tell_held", "{}", clock() - behind_ms))
+        await decide()
+        assert await store.read(AnswerOf(left)) == "{}"
+    late = await store.write(LeaveOrder("tell_held", "{}", clock()))
+    with Outside(lent_url) as outside:
+        outside.rows("UPDATE orders SET asked_at_ms = asked_at_ms - ? WHERE id = ? RETURNING id", LASTS_MS, late)
+    await decide()
+    assert await store.read(AnswerOf(late)) is None
 
 
 async def test_one_that_cannot_be_used_anywhere_is_told_once_and_one_that_some_refuse_by_whom(

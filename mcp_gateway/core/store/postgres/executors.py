@@ -23,6 +23,7 @@ from mcp_gateway.core.store.postgres.allotments import CHECKS, spending_allotted
 from mcp_gateway.core.store.postgres.allotments import EXECUTORS as OF_REPLICAS
 from mcp_gateway.core.store.postgres.batches import carried_out_by
 from mcp_gateway.core.store.postgres.claims import EXECUTORS as OF_CLAIMS
+from mcp_gateway.core.store.postgres.orders import EXECUTORS as OF_ORDERS
 from mcp_gateway.core.store.postgres.session import REPLICAS
 from mcp_gateway.core.store.sql.executors import EXECUTORS as OF_ANY_ENGINE
 from mcp_gateway.core.store.transaction import Executors, Row, Rows, Transaction
@@ -66,6 +67,7 @@ EXECUTORS = (
     OF_ANY_ENGINE
     | OF_REPLICAS
     | OF_CLAIMS
+    | OF_ORDERS
     | Executors(
         alone={GiveSpaceBack: _give_back},
         together={

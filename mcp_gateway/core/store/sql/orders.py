@@ -4,6 +4,7 @@ import orjson
 
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger.orders import (
+    LASTS_S,
     AnswerOf,
     AnswerOrder,
     CarryOut,
@@ -14,6 +15,7 @@ from mcp_gateway.core.ledger.orders import (
 )
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
+LASTS_MS = int(LASTS_S * 1000)
 _FORGOTTEN_MS = 3_600_000
 """After so long nobody waits for an answer any more."""
 
@@ -28,7 +30,7 @@ def _leave(transaction: Transaction, write: LeaveOrder) -> int:
 
 def _left(rows: Rows, read: OrdersLeft) -> tuple[Order, ...]:
     sql = "SELECT id, kind, asked FROM orders WHERE answer IS NULL AND asked_at_ms >= ? ORDER BY id"
-    return tuple(Order(*row) for row in rows.all(sql, (read.since_ms,)))
+    return tuple(Order(*row) for row in rows.all(sql, (read.at_ms - LASTS_MS,)))
 
 
 def _answer_of(rows: Rows, read: AnswerOf) -> str | None:

@@ -98,7 +98,7 @@ class WriterSession:
         self.is_server = is_server
         self._is_shared = is_shared
         self.name = secrets.token_hex(8)
-        """By which its process knows what it has announced itself."""
+        """By which its process knows what it has announced itself, and which rows of writers are its own."""
         self._id: int | None = None
         self._numbered_by: int | None = None
         """The row that the last batch was numbered in."""
@@ -210,7 +210,8 @@ class WriterSession:
 
     def has_committed(self) -> bool:
         """Whether the batch did that was numbered last: no session is left that could still do so."""
-        row = self.link.execute(f"SELECT batch FROM writers WHERE id = {self._numbered_by}").fetchone()
+        asked = f"SELECT batch FROM writers WHERE id = {self._numbered_by} AND name = ?"
+        row = self.link.execute(asked, (self.name,)).fetchone()
         return row is not None and row[0] >= self._batch
 
     def close(self) -> None:
@@ -235,18 +236,23 @@ class WriterSession:
         if self._id is None:
             self.link.script("DELETE FROM writers WHERE at < now() - interval '30 days'")
             self._be_another()
+        elif self._is_over():
+            self._be_anew()
         elif not self._has_own():
             self._end_former()
             raise TakenOver("an earlier session of this writer has not ended yet")
-        elif self._is_over():
-            self._be_another()
-            self.is_anew = True
+        elif self._is_over():  # by now, as nobody can declare it any more
+            self._be_anew()
         if self.is_server and not self._serves():
             raise TakenOver("another gateway serves from this database; only one may, unless all share it")
 
+    def _be_anew(self) -> None:
+        self._be_another()
+        self.is_anew = True
+
     def _be_another(self) -> None:
-        made = "INSERT INTO writers (batch, is_replica) VALUES (0, ?) RETURNING id"
-        self._id = int(self.link.execute(made, (self.is_server and self._is_shared,)).fetchone()[0])
+        made = "INSERT INTO writers (batch, is_replica, name) VALUES (0, ?, ?) RETURNING id"
+        self._id = int(self.link.execute(made, (self.is_server and self._is_shared, self.name)).fetchone()[0])
         if not self._has_own():
             raise TakenOver("another session has the lock of a row that was just made")
 
@@ -255,7 +261,10 @@ class WriterSession:
         return self._try("pg_try_advisory_lock", _SESSIONS, self._id % 2**31)
 
     def _is_over(self) -> bool:
-        row = self.link.execute(f"SELECT is_over FROM writers WHERE id = {self._id}").fetchone()
+        """Also where the database does not know it, as one that took another's place: its number may be somebody's."""
+        row = self.link.execute(
+            f"SELECT is_over FROM writers WHERE id = {self._id} AND name = ?", (self.name,)
+        ).fetchone()
         return row is None or bool(row[0])
 
     def _serves(self) -> bool:

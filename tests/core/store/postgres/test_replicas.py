@@ -152,6 +152,57 @@ async def test_one_that_was_taken_for_dead_goes_on_as_another_and_nothing_happen
     await store.close()
 
 
+def give_away(number: int | None, outside: Outside) -> None:
+    """As in a copy of the database from before there was one with that number: the next to come has it."""
+    outside.run(f"DELETE FROM writers; SELECT setval('writers_id_seq', {number}, false)")
+
+
+async def test_one_whose_number_somebody_else_has_where_another_database_took_the_place_goes_on_as_another(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, other_session = session_at(url), session_at(url)
+    store = await opened(session, url)
+    before = session.replica
+    with Outside(url) as outside:
+        with monkeypatch.context() as away:
+            away.setattr(session, "open", refuse)
+            await cut(session, outside)
+            give_away(before, outside)
+            other = await opened(other_session, url)
+        process_id = other_session.link.process_id
+        await store.write(Note("one"), in_outage="wait")
+        await other.write(Note("two"))
+    assert session.replica not in (None, before)
+    assert (other_session.replica, other_session.link.process_id) == (before, process_id)
+    assert (await store.read(Notes())) == ["one", "two"]
+    await store.close()
+    await other.close()
+
+
+async def test_what_a_database_has_not_that_took_the_place_of_another_is_written_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_at(url)
+    store = await opened(session, url)
+    outside = Outside(url)
+    commit = session.commit
+
+    def lose() -> None:
+        monkeypatch.setattr(session, "commit", commit)
+        session._numbered_by = session.replica
+        session.roll_back()
+        session.link.drop()
+        give_away(session.replica, outside)
+        outside.rows("INSERT INTO writers (batch) VALUES (1000) RETURNING id")
+        raise ConnectionError
+
+    monkeypatch.setattr(session, "commit", lose)
+    await store.write(Note("one"), in_outage="wait")
+    assert (await store.read(Notes())) == ["one"]
+    outside.close()
+    await store.close()
+
+
 async def test_a_lost_answer_is_found_in_the_row_that_it_was_numbered_in(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

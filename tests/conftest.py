@@ -22,6 +22,7 @@ import pytest_asyncio
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from mcp_gateway.core.config import Settings
 from mcp_gateway.core.identity.accounts import Accounts
 from mcp_gateway.core.identity.key_ring import KeyRing
 from mcp_gateway.core.identity.keys import KeysPerAccount
@@ -39,7 +40,7 @@ from tests.databases import migrated, open_store
 from tests.disk import Disk
 from tests.fake_stripe import FakeStripe, fake_stripe, settings_of
 from tests.replaying import ReplayingBackend
-from tests.serving import Door, open_door
+from tests.serving import Door, open_door, servers_at
 from tests.valkey_server import ValkeyServer
 
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -277,6 +278,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
 async def engine(place: Place) -> AsyncIterator[OpenEngine]:
     async with place.opened() as engine:
         yield engine
+
+
+@pytest.fixture
+def served_at(tmp_path: Path) -> Iterator[Settings]:
+    """Those of a gateway that a test starts as a program: its folder, and the servers that were chosen."""
+    with servers_at(Settings(data_dir=tmp_path)) as tree:
+        yield tree
 
 
 @pytest.fixture

@@ -111,11 +111,6 @@ def store_of(gateway: Gateway) -> Store:
     return cast(Store, gateway.ledger._store)
 
 
-def rows_of(gateway: Gateway, sql: str) -> list[Any]:
-    """What is committed in an open gateway's database."""
-    return store_of(gateway)._writer._connection.execute(sql).fetchall()
-
-
 class OutsideFile:
     """Somebody else's connection to a file of SQLite's; each statement is committed at once."""
 

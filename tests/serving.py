@@ -50,7 +50,7 @@ NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients that speak plain HTTP: each would take milliseconds to make a context of its own."""
 BASE_URL = "http://gateway.test"
 valkey_urls: Iterator[str] | None = None
-"""Of empty databases, where every door is to have its limits in one."""
+"""Of empty databases, where every gateway that is served is to have its limits in one."""
 NOON_S = 1_900_000_000 // 86_400 * 86_400 + 43_200.0
 UNLIMITED = OwnLimits(None, None, None, None)
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -226,9 +226,7 @@ class Door:
     @property
     def environ(self) -> dict[str, str]:
         """By which a command works on what this gateway does, beside it or after it."""
-        settings, variables = self.gateway.settings, {"GATEWAY_DATA_DIR": str(self.data_dir)}
-        urls = {"GATEWAY_DATABASE_URL": settings.database_url, "GATEWAY_VALKEY_URL": settings.valkey_url}
-        return variables | {name: url.get_secret_value() for name, url in urls.items() if url is not None}
+        return environ_of(self.gateway.settings)
 
     def leave_copy(self, folder: Path) -> None:
         """In `folder`, where nothing is yet, what a process leaves that can do nothing more, if this were one."""
@@ -298,6 +296,22 @@ def database_at(tree: Settings) -> Iterator[Settings]:
         yield tree.model_copy(update={"database_url": SecretStr(url)})
 
 
+@contextlib.contextmanager
+def servers_at(tree: Settings) -> Iterator[Settings]:
+    """The same, and with an empty Valkey, where that was chosen and they name none."""
+    if valkey_urls is not None and tree.valkey_url is None:
+        tree = tree.model_copy(update={"valkey_url": SecretStr(next(valkey_urls))})
+    with database_at(tree) as tree:
+        yield tree
+
+
+def environ_of(tree: Settings) -> dict[str, str]:
+    """By which a program works where gateways with these settings do."""
+    urls = {"GATEWAY_DATABASE_URL": tree.database_url, "GATEWAY_VALKEY_URL": tree.valkey_url}
+    named = {name: url.get_secret_value() for name, url in urls.items() if url is not None}
+    return {"GATEWAY_DATA_DIR": str(tree.data_dir)} | named
+
+
 @contextlib.asynccontextmanager
 async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Door]:
     """Serve on a free port with these settings; 127.0.0.1 is a trusted proxy, so that guests can be told apart.
@@ -310,12 +324,11 @@ async def open_door(data_dir: Path, clock: Clock | None = None, **settings: Any)
     base_url = settings.pop("base_url", BASE_URL)
     upstream = UPSTREAM | settings.pop("upstream", {})
     given = {"data_dir": data_dir, "trusted_proxies": ["127.0.0.1"], "upstream": upstream}
-    shared = {} if valkey_urls is None else {"valkey_url": next(valkey_urls)}
-    tree = Settings.model_validate(given | shared | settings)
+    tree = Settings.model_validate(given | settings)
     resources = resources or ProtectedResources.of(tree)
     clock = clock or Clock()
     async with contextlib.AsyncExitStack() as stack:
-        tree = stack.enter_context(database_at(tree))
+        tree = stack.enter_context(servers_at(tree))
         gateway = await stack.enter_async_context(open_gateway(tree, now_s=clock, environ=environ, load=load))
         mcp = mcp_door(gateway)
         await stack.enter_async_context(mcp.run())

@@ -12,10 +12,11 @@ from random import Random
 import pytest
 from mcp import Client, StdioServerParameters
 
+from mcp_gateway.core.config import Settings
 from tests.bridge.process import bridge_process
 from tests.patience import PATIENCE_S
 from tests.replaying import ReplayingBackend, events, stream
-from tests.serving import open_door
+from tests.serving import environ_of, open_door
 from tests.stage import PRICED, cost_nano, staged
 
 pytestmark = pytest.mark.program
@@ -31,9 +32,9 @@ def lasting_port() -> int:
     raise AssertionError("no port is free")
 
 
-async def started(data_dir: Path, port: int) -> asyncio.subprocess.Process:
+async def started(tree: Settings, port: int) -> asyncio.subprocess.Process:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    environ |= {"GATEWAY_DATA_DIR": str(data_dir), "GATEWAY_GUESTS__REQUESTS_PER_MINUTE": "1000"}
+    environ |= environ_of(tree) | {"GATEWAY_GUESTS__REQUESTS_PER_MINUTE": "1000"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "mcp_gateway", "serve", "--port", str(port),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environ,
@@ -45,10 +46,10 @@ async def started(data_dir: Path, port: int) -> asyncio.subprocess.Process:
     return process
 
 
-async def test_a_gateway_killed_and_started_again_is_used_again_by_the_next_call(tmp_path: Path) -> None:
+async def test_a_gateway_killed_and_started_again_is_used_again_by_the_next_call(served_at: Settings) -> None:
     """Over either transport; the bridges are two, and the gateway is one, since its start takes a second."""
     port = lasting_port()
-    gateway = await started(tmp_path, port)
+    gateway = await started(served_at, port)
     try:
         async with (
             bridged(f"http://127.0.0.1:{port}/v1/mcp") as http,
@@ -58,7 +59,7 @@ async def test_a_gateway_killed_and_started_again_is_used_again_by_the_next_call
                 assert not (await client.call_tool("chat_completion", ARGUMENTS)).is_error
             gateway.send_signal(signal.SIGKILL)
             await gateway.wait()
-            gateway = await started(tmp_path, port)
+            gateway = await started(served_at, port)
             for client in (http, sse):
                 answer = await client.call_tool("chat_completion", ARGUMENTS)
                 assert answer.structured_content is not None

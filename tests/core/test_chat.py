@@ -19,13 +19,12 @@ from mcp_gateway.core.inference.exchange import Exchange
 from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.ledger.ledger import SettlementPending
 from mcp_gateway.core.ledger.purse import Hold
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.surfaces.chat import parse_chat
 from mcp_gateway.core.surfaces.surface import Ask
-from tests.databases import locked, migrated, rows_of
+from tests.databases import locked_out, outside
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import DONE, ReplayingBackend, chunk, contents, events, held, in_two, silence, stream, unary
-from tests.serving import PRICED, chat_body
+from tests.serving import PRICED, chat_body, servers_at
 
 CREDIT_NANO = 10**9
 
@@ -49,13 +48,17 @@ class Stage:
         while (purse := purses.known(self.caller.account_id)) is None or not purse.reads:  # noqa: ASYNC110 - it tells nobody
             await asyncio.sleep(0)
 
+    def rows(self, sql: str) -> list[Any]:
+        """What is committed in its database."""
+        with outside(self.gateway.settings) as another:
+            return another.rows(sql)
+
     async def is_accounted_for(self, spent_nano: int, error_code: str | None) -> None:
         """Of what limits let in one record with that code, that much spent, and nothing held or off in the books."""
         assert await self.gateway.lifecycle.wait_until_idle(PATIENCE_S)
         await self.gateway.ledger._store.flushed()
         admitted = "SELECT error_code, cost_nano FROM requests WHERE id NOT IN (SELECT id FROM refused_requests)"
-        rows = rows_of(self.gateway, admitted)
-        assert rows == [(error_code, spent_nano)]
+        assert self.rows(admitted) == [(error_code, spent_nano)]
         balance = await self.gateway.ledger.balance(self.caller.account_id)
         assert (balance.spendable_nano, balance.held_nano) == (self.credit_nano - spent_nano, 0)
         assert self.gateway.limiter.in_flight == 0
@@ -74,11 +77,11 @@ async def open_stage(
     """A gateway with these settings and backends, and a caller whose account has so much."""
     urls = [backend.url for backend in backends]
     settings = Settings.model_validate({"data_dir": data_dir, "vllm_urls": urls, "models": [PRICED]} | fields)
-    migrated(data_dir / DATABASE)
-    async with open_gateway(settings) as gateway, open_desk(settings) as desk:
-        account = await desk.accounts.create("test")
-        await desk.ledger.credit(account.id, credit_nano, "test")
-        yield Stage(gateway, backends[0], caller(account.id), credit_nano)
+    with servers_at(settings) as tree:
+        async with open_gateway(tree) as gateway, open_desk(tree) as desk:
+            account = await desk.accounts.create("test")
+            await desk.ledger.credit(account.id, credit_nano, "test")
+            yield Stage(gateway, backends[0], caller(account.id), credit_nano)
 
 
 @pytest.fixture
@@ -215,7 +218,7 @@ async def test_a_bill_that_is_late_at_the_end_of_a_stream_is_told_beside_the_who
 
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made_and_is_recorded_as_gone(
-    stage: Stage, tmp_path: Path, is_stream: bool
+    stage: Stage, is_stream: bool
 ) -> None:
     may_answer = asyncio.Event()
     stage.backend.answer_with(held(may_answer, events(*stream(10, 4)) if is_stream else unary(10, 4)))
@@ -228,14 +231,14 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
 
     asking = asyncio.create_task(ask())
     await stage.backend.chats_asked(1)
-    with locked(tmp_path / DATABASE):
+    with locked_out(stage.gateway):
         may_answer.set()
         await eventually(lambda: all(exchange._bill.status is not None for exchange in stage.gateway.inference.running))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         assert asking.cancelled()
     await stage.is_accounted_for(5800, "client_closed")
-    assert rows_of(stage.gateway, "SELECT http_status FROM requests") == [(499,)]
+    assert stage.rows("SELECT http_status FROM requests") == [(499,)]
     assert (
         b'gateway_requests_total{door="http",model="priced/tiny",status="499",surface="chat"} 1.0'
         in stage.gateway.metrics.exposition()
@@ -243,13 +246,21 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_an_answer_that_costs_nothing_waits_for_no_write(stage: Stage, tmp_path: Path, is_stream: bool) -> None:
-    stage.backend.answer_with(events(*stream(0, 0)) if is_stream else unary(0, 0))
-    with locked(tmp_path / DATABASE):
+async def test_an_answer_that_costs_nothing_waits_for_no_write(stage: Stage, is_stream: bool) -> None:
+    may_answer = asyncio.Event()
+    stage.backend.answer_with(held(may_answer, events(*stream(0, 0)) if is_stream else unary(0, 0)))
+
+    async def ask() -> None:
         with await stage.exchange() as exchange:
             await exchange.begin(request(stream=is_stream))
             while is_stream and await exchange.next_frames():
                 pass
+
+    asking = asyncio.create_task(ask())
+    await stage.backend.chats_asked(1)
+    with locked_out(stage.gateway):
+        may_answer.set()
+        await asking
         assert stage.gateway.ledger.held_now().requests == 0
     await stage.is_accounted_for(0, None)
 

@@ -183,11 +183,12 @@ async def test_where_there_is_no_room_for_an_answer_it_is_refused_and_not_made_a
 async def test_a_long_request_lets_others_have_a_turn_before_it_is_sent(two: Two) -> None:
     for content, is_sent_at_once in (("x" * LONG_BYTES, False), ("x", True)):
         messages = [{"role": "user", "content": content}]
-        fields = {"model": "free/tiny", "messages": messages, "max_tokens": 5}
-        asking = asyncio.ensure_future(two.code_of(**fields))
-        await asyncio.sleep(0)
-        assert bool(sum(backend.work.in_flight for backend in two.stage.gateway.pool.backends)) == is_sent_at_once
-        assert await asking is None
+        asked = request(model="free/tiny", messages=messages, max_tokens=5)
+        with await two.stage.exchange() as exchange:
+            asking = asyncio.ensure_future(exchange.begin(asked))
+            await asyncio.sleep(0)
+            assert bool(sum(backend.work.in_flight for backend in two.stage.gateway.pool.backends)) == is_sent_at_once
+            await asking
     assert sorted(len(asked.json["messages"][0]["content"]) for asked in two.chats) == [1, LONG_BYTES]
 
 

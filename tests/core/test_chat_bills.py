@@ -13,11 +13,10 @@ import pytest
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.inference.terms import quoted_prompt_tokens
 from mcp_gateway.core.money import format_usd
-from mcp_gateway.core.store.sqlite.database import DATABASE
 from tests.captured import captured
 from tests.core.test_chat import Stage, open_stage, read_frames, request, stage  # noqa: F401 - the fixture
 from tests.core.test_chat_streams import of_choice
-from tests.databases import locked
+from tests.databases import locked_out
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Answer, ReplayingBackend, chunk, contents, events, in_two, silence, unary, whole
 from tests.serving import FREE, MESSAGES, PRICED
@@ -155,9 +154,7 @@ async def test_a_stream_that_fails_to_begin_behind_its_head_ends_with_the_error_
     await stage.is_accounted_for(0, "backend_error")
 
 
-async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_failure_recorded(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_failure_recorded(stage: Stage) -> None:
     async def read() -> None:
         with await stage.exchange() as exchange:
             await exchange.begin(request(stream=True))
@@ -169,7 +166,7 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
     stage.backend.answer_with(in_two([chunk("a", 10, 1)], may_end, []))
     reading = asyncio.ensure_future(read())
     await may_end.wait()
-    with locked(tmp_path / DATABASE):
+    with locked_out(stage.gateway):
         (exchange,) = stage.gateway.inference.running
         await eventually(lambda: exchange._bill.status is not None)
         reading.cancel()

@@ -17,7 +17,6 @@ from mcp_gateway.core.inference.passage import PassageOrder
 from mcp_gateway.core.prices import FREE
 from mcp_gateway.core.upstream.provider import Provider
 from tests.core.test_chat import Stage, finish_reason, read_frames, request, stage  # noqa: F401 - the fixture
-from tests.databases import rows_of
 from tests.patience import PATIENCE_S, eventually
 from tests.replaying import Asked, chunk, contents, death, events, final_usage, in_two, silence, stream, unary
 
@@ -230,7 +229,8 @@ async def test_a_client_that_leaves_in_the_same_moment_is_accounted_for_once(sta
         await asyncio.gather(asking, return_exceptions=True)
         assert asking.cancelled()
     assert await stage.gateway.lifecycle.wait_until_idle(10)
-    assert len(rows_of(stage.gateway, "SELECT id FROM requests")) == 2
+    await stage.gateway.ledger._store.flushed()
+    assert len(stage.rows("SELECT id FROM requests")) == 2
     assert await stage.gateway.ledger.check() == []
 
 

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from mcp_gateway.core.ids import now_ms
+from mcp_gateway.core.inference.parts import Call
 from mcp_gateway.core.observe.records import NoteFailedAttempt
 from tests.databases import store_of
 from tests.recorded import recorded, write_records
@@ -290,8 +291,9 @@ async def test_a_zone_is_chosen_on_the_account_s_page_and_titles_times(holder: A
 
 
 async def test_a_request_that_runs_is_counted_and_new_once_it_has_ended(holder: Account) -> None:
-    caller = await holder.door.gateway.authenticator.identify(holder.token)
-    with holder.door.gateway.limiter.admit(caller):
+    gateway = holder.door.gateway
+    caller = await gateway.authenticator.identify(holder.token)
+    with await gateway.inference.admit(caller, Call(gateway.new_id("req"), "http", "chat")):
         assert "1 in flight" in await holder.page("/console/requests")
     assert "0 in flight" in await holder.page("/console/requests")
 

@@ -5,7 +5,6 @@ import contextlib
 import os
 import re
 import signal
-import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ import pytest
 
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.gateway import open_desk
-from mcp_gateway.core.store.sqlite.database import DATABASE
+from tests.databases import outside
 from tests.patience import PATIENCE_S, becomes
 from tests.replaying import DONE, ReplayingBackend
-from tests.serving import bearer, error_of
+from tests.serving import bearer, environ_of, error_of
 
 pytestmark = pytest.mark.program
 FEEDS = 300
@@ -41,9 +40,9 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def program(data_dir: Path, **environ: str) -> AsyncIterator[Program]:
+async def program(tree: Settings, **environ: str) -> AsyncIterator[Program]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    given = {"GATEWAY_DATA_DIR": str(data_dir), "GATEWAY_PORT": "0", "GATEWAY_LOG_LEVEL": "debug"} | environ
+    given = environ_of(tree) | {"GATEWAY_PORT": "0", "GATEWAY_LOG_LEVEL": "debug"} | environ
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "mcp_gateway", "serve",
         env=own | given, cwd=Path(__file__).parents[2],
@@ -71,12 +70,12 @@ def chat(model: str, max_tokens: int, *, is_stream: bool) -> dict[str, object]:
 
 
 async def test_signals_that_mean_something_to_others_end_nothing_and_an_interrupt_ends_it_without_an_announcement(
-    tmp_path: Path,
+    served_at: Settings,
 ) -> None:
     """In one program, since its start takes a second."""
     others = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
     async with (
-        program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="60") as gateway,
+        program(served_at, GATEWAY_DRAIN_ANNOUNCE_S="60") as gateway,
         httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http,
     ):
         running = asyncio.create_task(http.post("/v1/chat/completions", json=chat("demo/paced", 5, is_stream=False)))
@@ -91,9 +90,9 @@ async def test_signals_that_mean_something_to_others_end_nothing_and_an_interrup
     assert log.count("the configuration was read again; changed: nothing") == 1
 
 
-async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_order(tmp_path: Path) -> None:
+async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_order(served_at: Settings) -> None:
     async with (
-        program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="2") as gateway,
+        program(served_at, GATEWAY_DRAIN_ANNOUNCE_S="2") as gateway,
         httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http,
     ):
         running = [
@@ -123,9 +122,9 @@ async def test_sigterm_announces_the_end_finishes_what_runs_and_exits_in_good_or
         httpx2.get(f"{gateway.url}/health", timeout=PATIENCE_S)
 
 
-async def test_hundreds_of_open_status_pages_are_ended_at_once_and_in_good_order(tmp_path: Path) -> None:
+async def test_hundreds_of_open_status_pages_are_ended_at_once_and_in_good_order(served_at: Settings) -> None:
     """Each is told the end of its answer; none waits for the time that running answers would have."""
-    async with program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="0.1", GATEWAY_DRAIN_TIMEOUT_S="600") as gateway:
+    async with program(served_at, GATEWAY_DRAIN_ANNOUNCE_S="0.1", GATEWAY_DRAIN_TIMEOUT_S="600") as gateway:
         feeds = [await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2])) for _ in range(FEEDS)]
         for _, writer in feeds:
             writer.write(b"GET /status/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -142,11 +141,11 @@ async def test_hundreds_of_open_status_pages_are_ended_at_once_and_in_good_order
     assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
 
 
-async def test_an_administrator_ends_it_as_sigterm_does(tmp_path: Path) -> None:
-    async with open_desk(Settings(data_dir=tmp_path)) as desk:
+async def test_an_administrator_ends_it_as_sigterm_does(served_at: Settings) -> None:
+    async with open_desk(served_at) as desk:
         _, admin = await desk.admin_keys.create("operator")
     async with (
-        program(tmp_path, GATEWAY_DRAIN_ANNOUNCE_S="1") as gateway,
+        program(served_at, GATEWAY_DRAIN_ANNOUNCE_S="1") as gateway,
         httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http,
     ):
         running = asyncio.create_task(http.post("/v1/chat/completions", json=chat("demo/paced", 200, is_stream=False)))
@@ -159,10 +158,12 @@ async def test_an_administrator_ends_it_as_sigterm_does(tmp_path: Path) -> None:
     assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
 
 
-async def test_what_runs_longer_than_it_may_is_cut_off_and_accounted_for_and_the_process_ends(tmp_path: Path) -> None:
+async def test_what_runs_longer_than_it_may_is_cut_off_and_accounted_for_and_the_process_ends(
+    served_at: Settings,
+) -> None:
     environ = {"GATEWAY_DRAIN_ANNOUNCE_S": "0", "GATEWAY_DRAIN_TIMEOUT_S": "2"}
     async with (
-        program(tmp_path, **environ) as gateway,
+        program(served_at, **environ) as gateway,
         httpx2.AsyncClient(base_url=gateway.url, timeout=PATIENCE_S) as http,
     ):
         body = chat("demo/paced", 256, is_stream=True)
@@ -174,14 +175,14 @@ async def test_what_runs_longer_than_it_may_is_cut_off_and_accounted_for_and_the
         status, log = await gateway.exit()
     assert status == 0
     assert not re.search("Traceback|ERROR|CRITICAL|Exception", log)
-    with contextlib.closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
-        ((error_code, tokens),) = connection.execute("SELECT error_code, completion_tokens FROM requests").fetchall()
+    with outside(served_at) as another:
+        ((error_code, tokens),) = another.rows("SELECT error_code, completion_tokens FROM requests")
     assert error_code == "client_closed"
     assert 0 < tokens < 256
 
 
-async def test_it_ends_after_hundreds_of_clients_that_left_in_a_hurry(tmp_path: Path) -> None:
-    async with ReplayingBackend() as backend, program(tmp_path, GATEWAY_VLLM_URLS=backend.url) as gateway:
+async def test_it_ends_after_hundreds_of_clients_that_left_in_a_hurry(served_at: Settings) -> None:
+    async with ReplayingBackend() as backend, program(served_at, GATEWAY_VLLM_URLS=backend.url) as gateway:
         host, _, port = gateway.url.removeprefix("http://").partition(":")
         body = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}'
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -271,7 +271,8 @@ async def test_what_runs_for_somebody_ends_with_them(door: Door, fake: FakeIssue
     assert (await door.post(ping, second, "/v1/mcp", **session, **accept)).status_code == 403
     await door.gateway.sign_in.people.set_active(user["id"], is_active=True)
     await door.gateway.known_keys.catch_up()
-    assert (await door.post(ping, second, "/v1/mcp", **session, **accept)).status_code == 404
+    again = await door.post(ping, second, "/v1/mcp", **session, **accept)
+    assert again.status_code == (200 if door.is_replica else 404)  # an id that any replica serves is its user's
 
 
 async def test_a_bad_token_is_401_and_a_foreign_one_beside_a_key_is_passed_over(door: Door, fake: FakeIssuer) -> None:

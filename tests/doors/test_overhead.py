@@ -106,7 +106,7 @@ async def test_what_the_gateway_waits_for_itself_is_counted(stage: Stage) -> Non
     stage.answer_with(stage.after(2.0, unary()))
     key = await stage.door.key(credit="1")
     body = orjson.dumps({"model": "priced/tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9})
-    await stage.door.chat(key)  # the key is known, so that nothing else is read
+    await stage.door.post(body, key)  # the key is known and a replica has drawn, so that nothing else is asked
     running = stage.door.gateway.inference.running
     with locked_out(stage.door.gateway):  # what waits for it is the bill
         asking = asyncio.ensure_future(stage.door.post(body, key))

@@ -27,14 +27,17 @@ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END
 $$;
 CREATE TRIGGER is_full BEFORE UPDATE ON writers FOR EACH ROW EXECUTE FUNCTION refuse_as_full()
 """
-_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migrations'"
+_TABLES = """
+SELECT relname FROM pg_class
+WHERE relkind = 'r' AND relnamespace = CAST('public' AS regnamespace) AND relname <> 'schema_migrations'
+"""
 _ROWS_OF = "SELECT * FROM json_populate_recordset(CAST(NULL AS {}), CAST(CAST(? AS text) AS json))"
 _EMPTY_NOW = f"""
 DO $$
 DECLARE
     one text; is_filled boolean;
 BEGIN
-    FOR one IN {_TABLES} LOOP
+    FOR one IN {_TABLES} AND pg_relation_size(oid) > 0 LOOP
         EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I)', one) INTO is_filled;
         IF is_filled THEN EXECUTE format('DELETE FROM %I', one); END IF;
     END LOOP;

@@ -82,6 +82,7 @@ async def run(
 
         async with door.run(), _metrics_beside(gateway, worker):
             gc.collect()
+            _give_memory_back()
             gc.freeze()  # what start-up made lives on: a full collection would walk it for tens of milliseconds
             gc.set_threshold(*_GC_THRESHOLDS)
             base_url = base_url_of(settings, settings.host, settings.port)
@@ -124,6 +125,12 @@ def _keep_memory_small() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
         mallopt(_M_ARENA_MAX, 1)
+
+
+def _give_memory_back() -> None:
+    """Have the C library give what start-up needed for a while back to the system: free pages between what is used."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def census_of(gateway: Gateway, most_connections: int) -> Census:

@@ -1,6 +1,8 @@
 """The command line and names: what would move an operator's cursor is refused, and what stands already is escaped."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,23 @@ from tests.serving import database_at
 
 typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-defined] # else made at each run
 NASTY = "\x1b]0;owned\x07\x1b[2J\nkey_forged acc_forged gw_live_AAAA...  live     admin\u202e\x9b"
+
+DECLARED = """
+import contextlib, sys
+from pydantic import BaseModel
+from mcp_gateway.__main__ import main
+
+def declared_below(model):
+    return set(model.__subclasses__()).union(*map(declared_below, model.__subclasses__()))
+
+sys.argv = ["mcp-gateway", "--help"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
+    main()
+import http_api.program
+waiting = [model for model in declared_below(BaseModel) if not model.__pydantic_complete__]
+print(len(waiting), sum(model.model_rebuild() is True for model in waiting))
+"""
+"""Tells how many models the program has declared and not built, and how many of those can be built."""
 
 
 @pytest.fixture
@@ -190,3 +209,10 @@ def test_settlements_that_no_worker_would_write_keep_them_from_beginning(tmp_pat
     (tmp_path / "worker-2").mkdir()
     (tmp_path / "worker-2" / PENDING).touch()
     check_nothing_waits(tmp_path, 2)
+
+
+@pytest.mark.program
+def test_what_a_server_has_only_declared_can_be_built_once_it_is_used() -> None:
+    told = subprocess.run([sys.executable, "-c", DECLARED], capture_output=True, text=True, check=True).stdout
+    waiting, built = map(int, told.split())
+    assert waiting == built > 500

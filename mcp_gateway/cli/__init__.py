@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from bridge.mcp_stdio_bridge import main as run_bridge
 from mcp_gateway import __version__
 from mcp_gateway.cli import (
     accounts,
@@ -278,4 +277,6 @@ def reload_configuration(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def bridge(context: typer.Context) -> None:
     """Connect a desktop client to an MCP server: stdio on this side, HTTP on the other."""
+    from bridge.mcp_stdio_bridge import main as run_bridge  # noqa: PLC0415 - a server would keep it in memory
+
     raise typer.Exit(run_bridge(context.args))

@@ -4,7 +4,7 @@ It writes what every request writes. Where more is to be told than a wallet's st
 its row, the executors of any engine do it, one statement after the other.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -14,24 +14,35 @@ from mcp_gateway.core.ledger.budgets import BudgetSpent, Spent
 from mcp_gateway.core.ledger.entries import Ended, LeaveUncharged, Settle, WalletState
 from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.record import UNNAMED_SURFACE, AddRecord, RequestRecord
-from mcp_gateway.core.store.names import Numbers
 from mcp_gateway.core.store.sql import grants
 from mcp_gateway.core.store.sql.requests import BEFORE, BEHIND_AND_SURFACE, NOTHING_OF_THAT, OF_FEW
 from mcp_gateway.core.store.transaction import Row, RunTogether, Transaction
 from mcp_gateway.core.webhooks.events import PERCENTS
 
-_SETTLE = f"SELECT * FROM settle_batch_v1({', '.join('?' * 37)})"
-_SETTLE_ALLOTTED = f"SELECT * FROM settle_allotted_v1({', '.join('?' * 42)})"
+_FUNDS, _WHOSE = "tttnn", "..."
+_CHARGES = "." + "ntnn" + "tnn" + "nn" + "tnnn"
+_RECORDS = "nnnnn" + "tttt" + "nnnnnnnn" + "ttt"
+"""Parameters, in their order: a column of numbers, a column of anything else, or one value."""
+_NUMBERS = "CAST(CAST(? AS text) AS bigint[])"
+"""As one text a column of numbers costs the driver half of what its numbers do, and the server no more."""
+
+
+def _call(function: str, kinds: str) -> str:
+    return f"SELECT * FROM {function}({', '.join([_NUMBERS if kind == 'n' else '?' for kind in kinds])})"
+
+
+_SETTLE = _call("settle_batch_v1", _WHOSE + _CHARGES + _RECORDS)
+_SETTLE_ALLOTTED = _call("settle_allotted_v1", _FUNDS + _WHOSE + _CHARGES + _RECORDS)
 _OWN = "SELECT * FROM allotted_to_v1(?, ?)"
 _NUMBER = "SELECT number_names_v1(?)"
 _VERSION = "SELECT MAX(id) FROM ledger_rows WHERE kind = 'settle' AND reference IN (SELECT unnest(CAST(? AS text[])))"
 _WALLET = "SELECT paid_nano, granted_nano FROM wallets WHERE account_id = ?"
 _SPENT = "SELECT spent_nano FROM budget_windows WHERE budget_id = ? AND starts_at_ms = ?"
-_RECORD_COLUMNS = 20
 _OWN_FROM = 9
 """Where in what comes back what is left of the allotted stands."""
 
 _Plain = Settle | LeaveUncharged | AddRecord
+_Names = tuple[str | None, ...]
 
 
 def is_plain(write: Write[Any]) -> bool:
@@ -63,7 +74,7 @@ class RequestBatch:
         self._ended = tuple([one.request_id for one in writes if not isinstance(one, AddRecord)])
         settled = [one for one in writes if isinstance(one, Settle)]
         recorded = [one.record for one in writes if not isinstance(one, LeaveUncharged)]
-        records = [(_named(record), record) for record in recorded if record is not None]
+        records: list[tuple[_Names, Row]] = [(_named(record), record) for record in recorded if record is not None]
         _number(transaction, {names for names, _ in records}.union([(one.account_id,) for one in settled]))
         numbers = transaction.numbers
         paid: dict[str, int] = {}
@@ -90,9 +101,9 @@ class RequestBatch:
         self._accounts = sorted(paid)
         self._windows = sorted(spent)
         self._references = [entry[1] for entry in entries]
-        self._parameters = (
+        charges = (
             transaction.now_ms(),
-            *(zip(*entries, strict=True) if entries else ((),) * 4),
+            *_columns(entries, 4),
             self._accounts,
             [paid[account_id] for account_id in self._accounts],
             [granted[account_id] for account_id in self._accounts],
@@ -101,9 +112,12 @@ class RequestBatch:
             [budget_id for budget_id, _ in self._windows],
             [starts_at_ms for _, starts_at_ms in self._windows],
             [spent[window] for window in self._windows],
-            PERCENTS,
-            *_columns(records, numbers),
+            PERCENTS if self._windows else (),
         )
+        rows = [(*numbers[names], *record[BEFORE], *record[BEHIND_AND_SURFACE]) for names, record in records]
+        *columns, surfaces = _columns(rows, len(_RECORDS))
+        named = [None if one == UNNAMED_SURFACE else one for one in surfaces]
+        self._parameters = (*_given(_CHARGES, charges), *_given(_RECORDS, (*columns, named)))
 
     def run(self) -> bool:
         """As part of the transaction; False where the statement leaves it to others, and has changed nothing."""
@@ -128,8 +142,8 @@ class RequestBatch:
             assert row is not None
             return self._facts(row) if row[0] else None
         self._replica, funds = writer, self._funds()
-        columns = zip(*[(account_id, *fund, nano) for (account_id, fund), nano in funds.items()], strict=True)
-        row = self._transaction.first(_SETTLE_ALLOTTED, (*(columns if funds else ((),) * 5), *parameters))
+        columns = _columns([(account_id, *fund, nano) for (account_id, fund), nano in funds.items()], len(_FUNDS))
+        row = self._transaction.first(_SETTLE_ALLOTTED, (*_given(_FUNDS, columns), *parameters))
         assert row is not None
         return [*self._allotted(row[_OWN_FROM:]), *self._facts(row[:_OWN_FROM])] if row[0] else None
 
@@ -204,7 +218,7 @@ def carried_out_by(others: RunTogether) -> RunTogether:
     return carry_out
 
 
-def _number(transaction: Transaction, combined: Iterable[tuple[str | None, ...]]) -> None:
+def _number(transaction: Transaction, combined: Iterable[_Names]) -> None:
     """See to it that these names have numbers, that are known."""
     known = transaction.numbers
     unknown = [names for names in combined if names not in known]
@@ -215,14 +229,22 @@ def _number(transaction: Transaction, combined: Iterable[tuple[str | None, ...]]
         known.note(unknown, dict(zip(wanted, row[0] or (), strict=True)))
 
 
-def _named(record: RequestRecord) -> tuple[str | None, ...]:
+def _named(record: RequestRecord) -> _Names:
     return record.account_id, record.key_id, record.model, record.backend, record.price_version
 
 
-def _columns(records: Sequence[tuple[tuple[str | None, ...], tuple[Any, ...]]], numbers: Numbers) -> Sequence[object]:
-    """Of the table, in the order of the statement's parameters."""
-    if not records:
-        return ((),) * _RECORD_COLUMNS
-    rows: list[Row] = [(*numbers[names], *record[BEFORE], *record[BEHIND_AND_SURFACE]) for names, record in records]
-    *columns, surfaces = zip(*rows, strict=True)
-    return (*columns, [None if one == UNNAMED_SURFACE else one for one in surfaces])
+def _columns(rows: Sequence[Row], count: int) -> tuple[Sequence[Any], ...]:
+    return tuple(zip(*rows, strict=True)) if rows else ((),) * count
+
+
+def _given(kinds: str, parameters: Iterable[Any]) -> Iterator[Any]:
+    """As they are sent. A column without a value is none at all, which the database takes for NULLs, or for no rows."""
+    for kind, given in zip(kinds, parameters, strict=True):
+        if kind == ".":
+            yield given
+        elif not given or (given[0] is None and given.count(None) == len(given)):
+            yield None
+        elif kind == "n":
+            yield "{" + ",".join(map(str, given)).replace("None", "NULL") + "}"
+        else:
+            yield given

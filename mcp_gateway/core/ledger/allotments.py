@@ -17,6 +17,8 @@ PAID = 0
 """In place of a grant's id, of paid money."""
 NOBODY = 0
 """In place of a replica's id."""
+LEAST_TIMES, MOST_TIMES = 16, 4096
+"""Of what is asked for: how much more is allotted at once, where there is plenty."""
 
 
 class Fund(NamedTuple):
@@ -127,8 +129,8 @@ class Drawn(NamedTuple):
 class Draw(Write[Drawn]):
     """Have so much of an account's money, and of windows of its budgets, allotted to this replica, if that is free.
 
-    All that is needed or nothing; and more than is wanted where the account is rich. `until_ms` is how long grants must
-    live, `version` that of the budgets by which it is asked.
+    All that is needed or nothing; and so many `times` more than is wanted where the account is rich. `until_ms` is how
+    long grants must live, `version` that of the budgets by which it is asked.
     """
 
     account_id: str
@@ -138,6 +140,7 @@ class Draw(Write[Drawn]):
     most_nano: int
     lacks: tuple[Lack, ...] = ()
     until_ms: int | None = None
+    times: int = LEAST_TIMES
 
 
 @dataclass(frozen=True, slots=True)

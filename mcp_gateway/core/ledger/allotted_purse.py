@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from mcp_gateway.core.ledger import rules
 from mcp_gateway.core.ledger.allotments import (
+    LEAST_TIMES,
+    MOST_TIMES,
     AllMoney,
     Allotted,
     Amounts,
@@ -27,6 +29,8 @@ from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free, GrantLeft
 
 _MOST_KNOWN = 1000
 """Of those who have spent: all are forgotten then, and drawn for once more."""
+_LASTS_MS = 4000
+"""For how long what is drawn is to last: whoever needs more sooner draws more, so that few holds wait for a commit."""
 
 
 class AllottedBook(BudgetBook):
@@ -56,9 +60,11 @@ class AllottedPurse(Purse):
 
     __slots__ = (
         "_allotted",
+        "_drawn_at_ms",
         "_expiries",
         "_known",
         "_returning",
+        "_times",
         "is_idle",
         "left",
         "promised_nano",
@@ -82,6 +88,8 @@ class AllottedPurse(Purse):
         self.is_idle = False
         """Whether nothing was held when that was looked at last."""
         self._version = 0
+        self._times = LEAST_TIMES
+        self._drawn_at_ms = -_LASTS_MS
         self._known: set[Holders] = set()
         """Who was drawn for since the budgets were read."""
         self._allotted: Amounts = {}
@@ -128,6 +136,12 @@ class AllottedPurse(Purse):
         """Whether what is allotted does, for somebody who was drawn for before."""
         return by.holders in self._known and self.spendable_nano(now_ms, by.holders) >= amount_nano
 
+    def begin_to_draw(self, now_ms: int) -> None:
+        """Whoever draws while others do draws as they do."""
+        is_soon = now_ms - self._drawn_at_ms < _LASTS_MS
+        self._times = min(2 * self._times, MOST_TIMES) if is_soon else max(self._times // 2, LEAST_TIMES)
+        self._drawn_at_ms = now_ms
+
     def lacks(self, needed_nano: int, most_nano: int, by: Spender, now_ms: int, *, beside_others: bool = True) -> Draw:
         """What is to be drawn so that this can be held, beside what is promised to others of this replica or not."""
         windows = self.budgets.windows_of(by.holders, now_ms)
@@ -147,6 +161,7 @@ class AllottedPurse(Purse):
             max(0, most_nano - free_nano),
             tuple(lacks),
             by.until_ms,
+            self._times,
         )
 
     def lacks_of(self, hold: Hold, needed_nano: int, most_nano: int, now_ms: int) -> Draw:

@@ -259,6 +259,8 @@ class SharedLedger(Ledger):
 
         Raises GatewayError `ledger_unavailable`.
         """
+        if not purse.reads:
+            purse.begin_to_draw(self._now_ms())
         purse.reads += 1
         beside_others = True
         try:

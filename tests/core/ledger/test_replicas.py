@@ -89,6 +89,29 @@ async def test_what_one_does_not_hold_the_other_gets(both: tuple[Replica, Replic
     await two.ledger.hold("third", account_id, 1000, 1000)
 
 
+async def test_who_needs_more_soon_draws_more_and_later_less_again(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, _ = both
+    account_id = await paid_account(one, clock, 10**9)
+    beside_nano = []
+    for number, later_ms in enumerate((0, 0, 3999, 4000, 4000, 4000)):
+        clock.now_ms += later_ms
+        most_nano = sum(one.ledger._purse(account_id).surplus().values()) + 1000
+        await one.ledger.hold(f"{number}", account_id, most_nano, most_nano)
+        beside_nano.append(sum(one.ledger._purse(account_id).surplus().values()))
+    assert beside_nano == [16_000, 32_000, 64_000, 32_000, 16_000, 16_000]
+
+
+async def test_holds_of_a_moment_are_allotted_no_more_beside_what_they_hold_than_one_may_be(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, _ = both
+    account_id = await paid_account(one, clock, 1_000_000)
+    await asyncio.gather(*(one.ledger.hold(f"{number}", account_id, 1000, 1000) for number in range(100)))
+    assert 100_000 < sum(one.ledger._purse(account_id).surplus().values()) <= 125_000  # an eighth, of two replicas
+
+
 async def test_what_is_idle_goes_back(both: tuple[Replica, Replica], clock: MsClock, lent_url: str) -> None:
     one, _ = both
     account_id = await paid_account(one, clock, 1_000_000)

@@ -52,8 +52,6 @@ from mcp_gateway.core.store.transaction import Executors, Rows, RunTogether, Tra
 
 _RICH = 4
 """More than was asked for is allotted where so many times that are left for each replica."""
-_MOST_TIMES = 16
-"""Of what was asked for, beside that."""
 _FOREVER_NANO = 2**62
 
 _LOCK = "SELECT account_id, paid_nano FROM wallets WHERE account_id = ANY(?) ORDER BY account_id FOR NO KEY UPDATE"
@@ -119,6 +117,8 @@ class _Accounts:
             self._pockets[account_id][Fund("pocket", lease_id, grant_id)] = nano
         self._rooms = self._rooms_of(self._windows)
         self.allotted = defaultdict[str, dict[int, dict[Fund, int]]](lambda: defaultdict(dict))
+        self.beside = defaultdict[tuple[str, Fund], int](int)
+        """What was allotted of each beside what was asked for, in this transaction."""
         self._read_allotted()
 
     def _read_allotted(self) -> None:
@@ -250,13 +250,15 @@ def _allot(
     )
     most_nano = min(draw.most_nano, max(within, draw.least_nano))
     if draw.until_ms is None:
-        most_nano += _more(free_nano, most_nano, replicas)
+        fund = Fund("wallet" if draw.pocket is None else "pocket", draw.pocket or "")
+        most_nano += _more(accounts, draw, fund, free_nano, most_nano, replicas)
     money = rules.place(free, draw.least_nano, most_nano, now_ms)
     assert money is not None, "it was just seen to be free"
     more = of_money(draw.pocket, money)
     for room, lack in zip(rooms, draw.lacks, strict=True):
-        nano = min(max(0, room), lack.most_nano + _more(room, lack.most_nano, replicas))
-        more = with_more(more, {Fund("window", *lack.window): nano})
+        fund = Fund("window", *lack.window)
+        nano = lack.most_nano + _more(accounts, draw, fund, room, lack.most_nano, replicas)
+        more = with_more(more, {fund: min(max(0, room), nano)})
     changed[account_id] = with_more(changed[account_id], more)
     accounts.add(account_id, replica, more)
     is_full = free_nano >= draw.most_nano and all(
@@ -265,10 +267,15 @@ def _allot(
     return True, is_full
 
 
-def _more(free_nano: int, most_nano: int, replicas: int) -> int:
-    """What is allotted beside what was asked for, where there is plenty."""
-    plenty_nano = (free_nano - most_nano) // (_RICH * replicas)
-    return min(plenty_nano, _MOST_TIMES * most_nano) if plenty_nano >= _RICH * most_nano else 0
+def _more(accounts: _Accounts, draw: Draw, fund: Fund, free_nano: int, most_nano: int, replicas: int) -> int:
+    """What is allotted beside what was asked for, where there is plenty; all draws of a moment share in it."""
+    beside_nano = accounts.beside[draw.account_id, fund]
+    plenty_nano = (free_nano + beside_nano - most_nano) // (_RICH * replicas) - beside_nano
+    if plenty_nano < _RICH * most_nano:
+        return 0
+    more_nano = min(plenty_nano, draw.times * most_nano)
+    accounts.beside[draw.account_id, fund] += more_nano
+    return more_nano
 
 
 def _set(

@@ -475,9 +475,11 @@ class SharedLedger(Ledger):
             cast(AllottedPurse, purse).outdate()
 
     def _unheard(self) -> None:
-        """Whatever others have changed meanwhile."""
+        """Whatever others have changed meanwhile; the database may be one that took the place of a later one, too."""
         for purse in self._purses:
-            cast(AllottedPurse, purse).outdate()
+            assert isinstance(purse, AllottedPurse)
+            purse.outdate()
+            purse.left = None
 
     def _wallet_changed(self, state: WalletState) -> None:
         """A commit of this replica has changed it, for whoever reads or waits; what may be held is told by itself."""

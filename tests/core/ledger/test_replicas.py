@@ -12,6 +12,7 @@ from mcp_gateway.core.engine import Read
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.ledger import shared
 from mcp_gateway.core.ledger.allotments import AskForMoney, Draw, MoneyWanted
+from mcp_gateway.core.ledger.allotted_purse import AllottedPurse
 from mcp_gateway.core.ledger.budget_book import Spender
 from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudgets
 from mcp_gateway.core.ledger.entries import Balance, HeldOf, Move, Settle
@@ -469,6 +470,23 @@ async def test_what_was_not_heard_is_read_again(both: tuple[Replica, Replica], c
     one.ledger._unheard()
     assert not one.ledger._purse(account_id).covers(Spender(), 100, clock.now_ms)
     await one.ledger.hold("second", account_id, 100, 100)
+
+
+async def test_a_balance_is_the_database_s_also_where_that_took_the_place_of_a_later_one(
+    both: tuple[Replica, Replica], clock: MsClock
+) -> None:
+    one, _ = both
+    account_id = await paid_account(one, clock, 100_000)
+    hold = await one.ledger.hold("first", account_id, 100, 100)
+    await one.ledger.hold("second", account_id, 100, 100)
+    await one.ledger.settle(hold, 100, record("first", account_id))
+    purse = one.ledger._purse(account_id)
+    assert isinstance(purse, AllottedPurse)
+    assert purse.left is not None
+    purse.left = purse.left._replace(paid_nano=1, version=purse.left.version + 1)
+    assert (await one.ledger.balance(account_id)).paid_nano <= 1
+    one.ledger._unheard()
+    assert (await one.ledger.balance(account_id)).paid_nano == 99_800
 
 
 async def test_of_raises_at_once_each_gets_its_own_where_there_is_enough_for_all(

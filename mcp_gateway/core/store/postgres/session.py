@@ -236,12 +236,12 @@ class WriterSession:
         if self._id is None:
             self.link.script("DELETE FROM writers WHERE at < now() - interval '30 days'")
             self._be_another()
-        elif self._is_over():
+        elif self._is_over() is None:
             self._be_anew()
         elif not self._has_own():
             self._end_former()
             raise TakenOver("an earlier session of this writer has not ended yet")
-        elif self._is_over():  # by now, as nobody can declare it any more
+        elif self._is_over() is not False:
             self._be_anew()
         if self.is_server and not self._serves():
             raise TakenOver("another gateway serves from this database; only one may, unless all share it")
@@ -260,12 +260,11 @@ class WriterSession:
         assert self._id is not None
         return self._try("pg_try_advisory_lock", _SESSIONS, self._id % 2**31)
 
-    def _is_over(self) -> bool:
-        """Also where the database does not know it, as one that took another's place: its number may be somebody's."""
-        row = self.link.execute(
-            f"SELECT is_over FROM writers WHERE id = {self._id} AND name = ?", (self.name,)
-        ).fetchone()
-        return row is None or bool(row[0])
+    def _is_over(self) -> bool | None:
+        """None where the database does not know it, as one that took another's place: its number may be somebody's."""
+        asked = f"SELECT is_over FROM writers WHERE id = {self._id} AND name = ?"
+        row = self.link.execute(asked, (self.name,)).fetchone()
+        return None if row is None else bool(row[0])
 
     def _serves(self) -> bool:
         return self._try(f"pg_try_advisory_lock{'_shared' if self._is_shared else ''}", LOCKS, SERVING)

@@ -8,6 +8,7 @@ that asks for nothing: one that was frozen knows by its own clock, as it wakes, 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from random import Random
 
@@ -34,9 +35,12 @@ _SURE_S = 4.5
 _SILENT_S = 6
 """After so long without a question the session is ended, also where the process that has it is frozen."""
 _SETTINGS = {"application_name": "mcp-gateway, listening", "idle_session_timeout": f"{_SILENT_S}s"}
-_ASK = "SELECT 1"
-_ELECT = f"SELECT pg_try_advisory_lock({LOCKS}, {ELECTED})"
+_NOW = "CAST(extract(epoch FROM clock_timestamp()) AS float8)"
+_ASK = f"SELECT FALSE, {_NOW}"
+_ELECT = f"SELECT pg_try_advisory_lock({LOCKS}, {ELECTED}), {_NOW}"
 """Whether the session has the lock, which it may take any number of times."""
+_APART_S = 5.0
+"""How far a machine's clock may be from the database's, and so twice as far from another machine's."""
 
 
 class Hearing:
@@ -53,8 +57,10 @@ class Hearing:
         unheard: Callable[[], None],
         *,
         may_be_elected: bool = False,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._url = url
+        self._wall_s = wall_s
         self._may_be_elected = may_be_elected
         self._loop = asyncio.get_running_loop()
         self._elected_until_s = self._loop.time()
@@ -65,6 +71,7 @@ class Hearing:
         self._unheard = unheard
         self._random = Random()  # noqa: S311 - spreads tries; keeps no secret
         self._warnings = LogLimit(logger)
+        self._clock_warnings = LogLimit(logger)
 
     @property
     def is_elected(self) -> bool:
@@ -106,12 +113,25 @@ class Hearing:
             connection.terminate()
 
     async def _ask(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        """Whether it is there, and for the lock."""
-        asked_at_s = self._loop.time()
-        has_lock = await connection.fetchval(_ELECT if self._may_be_elected else _ASK) is True
+        """Whether it is there, for the lock, and for the time."""
+        asked_at_s, from_s = self._loop.time(), self._wall_s()
+        answer = await connection.fetchrow(_ELECT if self._may_be_elected else _ASK)
+        assert answer is not None
+        has_lock, database_s = answer
+        self._compare(from_s, database_s, self._wall_s())
         if has_lock and not self._is_successor:
             self._elected_until_s = asked_at_s + _SURE_S
         self._is_successor = not has_lock
+
+    def _compare(self, from_s: float, database_s: float, to_s: float) -> None:
+        """The database's time with this machine's before and after it was asked for."""
+        apart_s = from_s - database_s if database_s < from_s else database_s - to_s
+        if apart_s > _APART_S:
+            self._clock_warnings.warning(
+                "this machine's clock is %d s %s the database's: what expires or falls due goes by it; set it right",
+                apart_s,
+                "ahead of" if database_s < from_s else "behind",
+            )
 
     def _notified(self, _: object, __: int, ___: str, text: object) -> None:
         said = said_in(str(text))

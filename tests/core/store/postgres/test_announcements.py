@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
@@ -216,6 +218,29 @@ async def test_one_that_is_away_is_looked_for_again_and_one_that_is_there_is_ask
     watching.cancel()
     await asyncio.wait([watching])
     assert not listening.is_up
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(3600, "3600 s ahead"), (-3600, "3600 s behind"), (0, None)], ids=["ahead", "behind", "right"]
+)
+async def test_a_clock_that_is_far_from_the_database_s_is_told(
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, ahead_s: float, said: str | None
+) -> None:
+    monkeypatch.setattr(hearing, "_ASKED_EVERY_S", 0.0)
+    looks = count()
+
+    def wall_s() -> float:
+        next(looks)
+        return time.time() + ahead_s
+
+    listening = Hearing(url, "own", lambda _: None, lambda: None, wall_s=wall_s)
+    watching = asyncio.create_task(listening.watch())
+    await eventually(lambda: next(looks) > 20)
+    lines = [line for line in caplog.messages if "this machine's clock" in line]
+    assert len(lines) == (said is not None)
+    assert all(str(said) in line.replace("3599", "3600") for line in lines)
+    watching.cancel()
+    await asyncio.wait([watching])
 
 
 async def test_a_notification_that_fails_goes_with_the_next(

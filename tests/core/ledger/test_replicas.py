@@ -24,6 +24,7 @@ from tests.core.ledger.replicas import (
     account_in,
     account_with_group,
     cut_off,
+    end_session,
     make_old,
     paid_account,
     replica_at,
@@ -188,6 +189,27 @@ async def test_what_a_dead_replica_had_is_taken_back_once_before_anybody_is_refu
                 assert await settled(two, late, 100) == 100
             assert await one.ledger.check(of_all_entries=True) == []
             assert outside.rows("SELECT cost_nano FROM requests WHERE id = 'second'") == [(6000,)]
+
+
+async def test_what_a_database_says_is_allotted_that_has_lost_how_it_was_given_back_is_everybody_s_again(
+    lent_url: str, clock: MsClock
+) -> None:
+    """As a crash loses what nobody waited for: the replica that gave it back knows nothing of it."""
+    async with replica_at(lent_url, clock) as one, replica_at(lent_url, clock) as two:
+        account_id = await paid_account(one, clock, 10_000)
+        hold = await two.ledger.hold("first", account_id, 10_000, 10_000)
+        with Outside(lent_url) as outside:
+            rows = outside.rows("SELECT * FROM allotments")
+            assert rows
+            await settled(two, hold, 0)
+            await two.give_back_idle()
+            before = two.id
+            await end_session(two.session, outside)
+            outside.add(f"INSERT INTO allotments VALUES ({', '.join('?' * len(rows[0]))})", rows)
+            outside.rows("UPDATE writers SET batch = batch - 1 WHERE id = ? RETURNING id", before)
+            await two.store.write(AskForMoney(account_id), in_outage="wait")  # it is back
+            make_old(outside, before)
+            assert isinstance(await placed(one, account_id, "second", 10_000), Hold)
 
 
 async def test_one_that_is_taken_for_dead_covers_what_it_holds_anew(lent_url: str, clock: MsClock) -> None:

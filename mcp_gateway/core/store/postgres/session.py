@@ -103,6 +103,8 @@ class WriterSession:
         self._numbered_by: int | None = None
         """The row that the last batch was numbered in."""
         self._batch = 0
+        self._committed = 0
+        """The last batch that is known to be committed by its row: a database without it has lost what came after."""
         self._fsynced = fsynced
         self._is_durable = True
         self._process_id: int | None = None
@@ -150,6 +152,7 @@ class WriterSession:
         began_s = time.perf_counter()
         self.link.script(f"{number}; COMMIT")
         self._note_commit(began_s, is_durable=self._is_durable)
+        self._committed = self._batch
         self.link.in_transaction = False
         self.is_anew = False
         self._rest()
@@ -167,6 +170,7 @@ class WriterSession:
         facts = batch.run_alone(self._id, self._batch, is_durable=is_durable, is_replica=is_replica)
         if facts is not None:
             self._note_commit(began_s, is_durable=is_durable)
+            self._committed = self._batch
         return facts
 
     def locked_wallets(self, accounts: Iterable[str]) -> frozenset[str]:
@@ -242,6 +246,7 @@ class WriterSession:
             self._end_former()
             raise TakenOver("an earlier session of this writer has not ended yet")
         elif self._is_over() is not False:
+            self._unlock()  # so that others may take it for dead
             self._be_anew()
         if self.is_server and not self._serves():
             raise TakenOver("another gateway serves from this database; only one may, unless all share it")
@@ -253,6 +258,7 @@ class WriterSession:
     def _be_another(self) -> None:
         made = "INSERT INTO writers (batch, is_replica, name) VALUES (0, ?, ?) RETURNING id"
         self._id = int(self.link.execute(made, (self.is_server and self._is_shared, self.name)).fetchone()[0])
+        self._committed = 0
         if not self._has_own():
             raise TakenOver("another session has the lock of a row that was just made")
 
@@ -260,9 +266,16 @@ class WriterSession:
         assert self._id is not None
         return self._try("pg_try_advisory_lock", _SESSIONS, self._id % 2**31)
 
+    def _unlock(self) -> None:
+        assert self._id is not None
+        self.link.execute(f"SELECT pg_advisory_unlock({_SESSIONS}, {self._id % 2**31})")
+
     def _is_over(self) -> bool | None:
-        """None where the database does not know it, as one that took another's place: its number may be somebody's."""
-        asked = f"SELECT is_over FROM writers WHERE id = {self._id} AND name = ?"
+        """Also where the database has lost commits, and so may have allotted other things than are known here.
+
+        None where it does not know this writer, as one that took another's place: its number may be somebody's.
+        """
+        asked = f"SELECT is_over OR batch < {self._committed} FROM writers WHERE id = {self._id} AND name = ?"
         row = self.link.execute(asked, (self.name,)).fetchone()
         return None if row is None else bool(row[0])
 

@@ -204,7 +204,7 @@ def test_who_was_cut_off_ends_its_former_session(lent_url: str) -> None:
             session.open()
     session.open()
     twin = WriterSession(lent_url, is_server=False)
-    twin._id = session._id
+    twin._id, twin.name = session._id, session.name
     with pytest.raises(TakenOver, match="not ended"):
         twin.open()
     twin.link.close()

@@ -179,6 +179,20 @@ async def test_one_whose_number_somebody_else_has_where_another_database_took_th
     await other.close()
 
 
+async def test_one_whose_last_commits_a_database_has_lost_goes_on_as_another(url: str) -> None:
+    """As a crash loses those that nobody waited for, and a standby what it was not told."""
+    session = session_at(url)
+    store = await opened(session, url)
+    before = session.replica
+    with Outside(url) as outside:
+        await store.write(Note("one"))
+        await cut(session, outside)
+        outside.run("UPDATE writers SET batch = batch - 1")
+        await store.write(Note("two"), in_outage="wait")
+    assert session.replica not in (None, before)
+    await store.close()
+
+
 async def test_what_a_database_has_not_that_took_the_place_of_another_is_written_again(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,10 @@
     python benchmarks/history.py [REQUESTS] [FOLDER]     (FOLDER on the disk to be measured; 3 GB)
 
 A gateway is served from a folder of its own; between two runs of it 90 days of requests by three keys and four models,
-of which one in fifty failed, are written into its database with their entries in the ledger and the sums of hours. Then
-reports and pages are asked for over HTTP, CPU being that of the gateway's process, and chats one after the other:
-alone, while somebody asks for the dearest page all the time, and while the books are checked. Absolute figures belong
-to one machine; how they compare travels.
+of which one in fifty failed, are written into its database with their entries in the ledger and the sums of hours and
+days. Then reports and pages are asked for over HTTP, CPU being that of the gateway's process, and chats one after the
+other: alone, while somebody asks for the dearest page all the time, and while the books are checked. Absolute figures
+belong to one machine; how they compare travels.
 """
 
 import os
@@ -64,6 +64,13 @@ SUM = f"""
 INSERT INTO hourly_usage
 SELECT account_id, started_at_ms / 3600000, key_id, model, {SUMS} FROM requests GROUP BY 1, 2, 3, 4
 """
+SUM_DAYS = """
+INSERT INTO daily_usage
+SELECT account_id, hour / 24, key_id, model, SUM(requests), SUM(prompt_tokens), SUM(completion_tokens),
+    SUM(cached_tokens), SUM(cost_nano)
+FROM hourly_usage WHERE hour < :today * 24 GROUP BY 1, 2, 3, 4
+"""
+REACH = "INSERT INTO summed_days VALUES (:account, :today * 86400000)"
 SUM_FAILED = f"""
 INSERT INTO hourly_parts SELECT account_id, started_at_ms / 3600000, key_id, model, '', http_status, {SUMS}
 FROM requests WHERE http_status <> 200 GROUP BY 1, 2, 3, 4, 6
@@ -94,6 +101,8 @@ def fill(path: Path, account_id: str, key_ids: list[str], requests: int) -> None
         database.execute(BOOK, values | {"account": numbers[0], "credit": CREDIT_NANO})
         database.execute(FUND, {"account_id": account_id})
         database.execute(SUM)
+        database.execute(SUM_DAYS, {"today": int(time.time()) // 86_400})
+        database.execute(REACH, {"account": numbers[0], "today": int(time.time()) // 86_400})
         database.execute(SUM_FAILED)
         for _, sql in triggers:
             database.execute(sql)

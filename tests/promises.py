@@ -732,6 +732,10 @@ AREAS: dict[str, Area] = {
             "Sums by the hour are kept with the settlement, agree with the requests and outlive them.": [
                 "tests/core/observe/test_hourly_sums.py",
             ],
+            "Reports of days that are over read sums of these, and tell what the hours do, whatever is booked into them later.": [
+                "tests/core/observe/test_daily_sums.py",
+                "tests/core/store/postgres/test_daily_sums.py",
+            ],
             "Limits cannot be multiplied: all keys of an account share what it has, and a key and those that it made share the key's.": [
                 "tests/doors/test_http_limits.py::test_minted_keys_have_what_their_account_has_and_no_more",
                 "tests/doors/test_http_limits.py::test_a_limited_key_shares_its_limit_with_the_keys_that_it_makes",

@@ -75,6 +75,7 @@ from mcp_gateway.core.minting import Mint
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.observe.activity import Activity
 from mcp_gateway.core.observe.counter_samples import CounterSamples
+from mcp_gateway.core.observe.daily_sums import DailySums
 from mcp_gateway.core.observe.failures import Failures
 from mcp_gateway.core.observe.history import History
 from mcp_gateway.core.observe.hourly_sums import HourlySums
@@ -418,6 +419,7 @@ async def open_gateway(
         judge = Judge(lifecycle, ledger, pool, published, limits.is_alone)
         closing = _closing(store, settings, clock.now_ms)
         retention = Retention(store, clock.now_ms, requests_keep_days=settings.requests_keep_days)
+        daily_sums = DailySums(store, clock.now_ms)
         board = StatusBoard(store, judge.components, clock.now_ms)
         await board.restore()
         gateway = Gateway(
@@ -502,6 +504,7 @@ async def open_gateway(
                 refusals=refusals.watch,
                 refused_requests=inference.refused.watch,
                 retention=retention.watch,
+                daily_sums=daily_sums.watch,
                 closing=closing.watch,
                 user_sessions=known_sessions.watch,
                 webhooks=deliveries.watch,

@@ -10,6 +10,7 @@ from mcp_gateway.core.store.sql import (
     budgets,
     closing,
     counters,
+    daily_sums,
     hourly_sums,
     identities,
     keys,
@@ -43,6 +44,7 @@ EXECUTORS = (
     | budgets.EXECUTORS
     | closing.EXECUTORS
     | hourly_sums.EXECUTORS
+    | daily_sums.EXECUTORS
     | settlements.EXECUTORS
     | ledger.EXECUTORS
     | payments.EXECUTORS

@@ -13,6 +13,7 @@ from mcp_gateway.core.observe.hourly_sums import (
     SumsName,
 )
 from mcp_gateway.core.record import UNNAMED_SURFACE
+from mcp_gateway.core.store.sql.daily_sums import HOURS_A_DAY, leave_summed_days
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
 _NUMBERS = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens", "cost_nano")
@@ -136,6 +137,8 @@ def _add(transaction: Transaction, write: AddToSums) -> None:
         insert = f"INSERT INTO {sums.table} ({', '.join(columns)}) VALUES ({values})"
         sql = f"{insert} ON CONFLICT ({named}) DO UPDATE SET {more}"
         transaction.execute(sql, (*one.names, *one.numbers))
+    for account_id, hour in {one.names[:2] for one in write.differences if one.sums == "usage"}:
+        leave_summed_days(transaction, str(account_id), int(hour) // HOURS_A_DAY)
 
 
 EXECUTORS = Executors(alone={AddToSums: _add}, reads={ReachOfRequests: _reach, DifferencesIn: _differences})

@@ -167,15 +167,19 @@ GROUP BY requests.account_id, requests.key_id
 def insert_records(transaction: Transaction, records: Sequence[RequestRecord]) -> None:
     """Rows for requests, each of which is recorded once."""
     numbers, connection = transaction.numbers, transaction.connection
-    chats: Sequence[tuple[Any, ...]] = records
-    named: Sequence[tuple[Any, ...]] = [record for record in records if record.surface != UNNAMED_SURFACE]
+    every: Sequence[tuple[Any, ...]] = records
+    chats: list[tuple[Any, ...]] = []
+    named: list[tuple[Any, ...]] = []
+    for record in every:
+        row = numbers[record[_NAMES]] + record[BEFORE] + record[_BEHIND]
+        if record[_SURFACE_AT] == UNNAMED_SURFACE:
+            chats.append(row)
+        else:
+            named.append((*row, record[_SURFACE_AT]))
     if named:
-        chats = [record for record in records if record.surface == UNNAMED_SURFACE]
-        rows = [numbers[record[_NAMES]] + record[BEFORE] + record[BEHIND_AND_SURFACE] for record in named]
-        connection.executemany(_INSERT_SURFACE, rows)
+        connection.executemany(_INSERT_SURFACE, named)
     if chats:
-        rows = [numbers[record[_NAMES]] + record[BEFORE] + record[_BEHIND] for record in chats]
-        connection.executemany(_INSERT, rows)
+        connection.executemany(_INSERT, chats)
     if few := [record for record in records if record[OF_FEW] != NOTHING_OF_THAT]:
         _insert_beside(transaction, few)
 

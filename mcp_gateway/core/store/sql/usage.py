@@ -1,4 +1,4 @@
-"""Usage by the sums of hours, as reports ask for it: of several groupings at once, and of keys."""
+"""Usage by the sums of hours and days, as reports ask for it: of several groupings at once, and of keys."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +18,7 @@ from mcp_gateway.core.observe.history import (
     UsesOfKeys,
 )
 from mcp_gateway.core.record import OK, UNNAMED_SURFACE
+from mcp_gateway.core.store.sql.daily_sums import HOURS_A_DAY, summed_until_day
 from mcp_gateway.core.store.sql.keys import KEYS_WITHIN
 from mcp_gateway.core.store.transaction import Executors, Rows
 from mcp_gateway.core.zones import ZoneOffset
@@ -66,6 +67,10 @@ _BY_NAMES = f"""(
 """All that was asked, as if nobody had said whom for; what is attributed goes over to its user, and to each tag."""
 _BY_TAG = {"tag": "tag", "rows": ""}
 _BY_USER_ALONE = {"tag": "''", "rows": "WHERE is_first"}
+_IN_WINDOW = "hour >= :since_hour AND hour < :until_hour"
+_IN_DAYS = "day >= :since_day AND day < :until_day"
+_BESIDE_DAYS = ("hour >= :since_hour AND hour < :days_since_hour", "hour >= :days_until_hour AND hour < :until_hour")
+_NO_DAYS = range(0)
 _USES_OF_KEYS = """
 SELECT key_id, MAX(hour), SUM(cost_nano) FROM hourly_usage
 WHERE account_id = ? AND key_id IN (SELECT value FROM json_each(?)) AND requests > 0 GROUP BY key_id
@@ -87,29 +92,56 @@ def _totals_of_hours(rows: Rows, read: TotalsOfHours) -> list[Groups]:
     places = dict(place for group, place in _PLACES.items() if group in asked) or dict([_NO_PLACE])
     widest = max(len(grouping.by) for grouping in read.groupings)
     selects = [_select(number, grouping, list(places), widest) for number, grouping in enumerate(read.groupings)]
-    sql = f"WITH {', '.join(_tables(asked, places, read))} {' UNION ALL '.join(selects)}"
+    days = _NO_DAYS if _parts_days(asked, read.offsets) else _summed_days(rows, read)
+    sql = f"WITH {', '.join(_tables(asked, places, read, days))} {' UNION ALL '.join(selects)}"
     found: list[Groups] = [{} for _ in read.groupings]
-    for number, *row in rows.all(sql, _parameters(read)):
+    for number, *row in rows.all(sql, _parameters(read) | _of_days(days)):
         found[number][tuple(row[: len(read.groupings[number].by)])] = Totals(*row[widest:])
     return found
 
 
-def _tables(asked: set[Group], places: Mapping[str, str], read: TotalsOfHours) -> Iterator[str]:
-    """The hours of a window, of those tables that tell apart what is asked for, added up."""
-    yield _table("usages", "hourly_usage", places, (), read)
+def _parts_days(asked: set[Group], offsets: Sequence[ZoneOffset]) -> bool:
+    """Whether days of UTC are told in parts: by the hour, or as days of a zone that has others."""
+    return "hour" in asked or (bool(asked & {"day", "month"}) and any(offset.ahead_s for offset in offsets))
+
+
+def _summed_days(rows: Rows, read: TotalsOfHours) -> range:
+    """The whole days of a window that have sums of their own."""
+    until_day = min(read.until_hour // HOURS_A_DAY, summed_until_day(rows, read.account_id))
+    return range(-(-read.since_hour // HOURS_A_DAY), until_day)
+
+
+def _of_days(days: range) -> dict[str, int]:
+    hours = {"days_since_hour": days.start * HOURS_A_DAY, "days_until_hour": days.stop * HOURS_A_DAY}
+    return hours | {"since_day": days.start, "until_day": days.stop}
+
+
+def _tables(asked: set[Group], places: Mapping[str, str], read: TotalsOfHours, days: range) -> Iterator[str]:
+    """A window, of those tables that tell apart what is asked for, added up."""
+    usages = f"hourly_usage WHERE {_conditions(read.among)}"
+    yield _table("usages", _days_and_hours(read.among) if days else usages, places, (), read)
     if asked & {"surface", "status"}:
-        yield _table("parts", "hourly_parts", places, _PARTS, read)
+        yield _table("parts", f"hourly_parts WHERE {_conditions(read.among)}", places, _PARTS, read)
     if "task" in asked:
-        yield _table("tasks", "hourly_tasks", places, _OF_TASKS, read)
+        yield _table("tasks", f"hourly_tasks WHERE {_conditions(read.among)}", places, _OF_TASKS, read)
     if asked & {"user", "tag"}:
-        yield _table("attributed", "hourly_attributed", places, _OF_NAMES, read)
+        yield _table("attributed", f"hourly_attributed WHERE {_conditions(read.among)}", places, _OF_NAMES, read)
 
 
-def _table(name: str, table: str, places: Mapping[str, str], more: Sequence[str], read: TotalsOfHours) -> str:
+def _days_and_hours(among: Among) -> str:
+    """A day as its first hour, and the hours before and after all days."""
+    days = f"SELECT day * {HOURS_A_DAY} AS hour, key_id, model, {_ADDED} FROM daily_usage"
+    hours = f"SELECT hour, key_id, model, {_ADDED} FROM hourly_usage"
+    arms = [f"{days} WHERE {_conditions(among, _IN_DAYS)}"]
+    arms += [f"{hours} WHERE {_conditions(among, window)}" for window in _BESIDE_DAYS]
+    return f"({' UNION ALL '.join(arms)}) AS days_and_hours"
+
+
+def _table(name: str, source: str, places: Mapping[str, str], more: Sequence[str], read: TotalsOfHours) -> str:
     told = {"hour": "hour", "ahead_s": ahead_s("hour", read.offsets)}
     columns = [f"{number.format(**told)} AS {column}" for column, number in places.items()]
     return f"""{name} AS MATERIALIZED (
-        SELECT {", ".join((*columns, *more))}, {_SUMS} FROM {table} WHERE {_conditions(read.among)}
+        SELECT {", ".join((*columns, *more))}, {_SUMS} FROM {source}
         GROUP BY {_first(len(columns) + len(more))}
     )"""
 
@@ -146,8 +178,8 @@ def _requests_by_hour(rows: Rows, read: RequestsByHour) -> list[tuple[int, int]]
     return [(hour, count) for hour, count in rows.all(sql, _parameters(read))]
 
 
-def _conditions(among: Among) -> str:
-    conditions = ["account_id = :account_id", "hour >= :since_hour", "hour < :until_hour"]
+def _conditions(among: Among, window: str = _IN_WINDOW) -> str:
+    conditions = ["account_id = :account_id", window]
     if among.within is not None:
         conditions.append(f"key_id IN ({KEYS_WITHIN.format(':within')})")
     for column, names in (("model", "models"), ("key_id", "key_ids")):

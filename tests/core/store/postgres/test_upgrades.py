@@ -186,9 +186,11 @@ def is_only_added(sql: str) -> bool:
     """What servers do that know none of it stays right, and none of them waits for long."""
     own = set(re.findall(r"CREATE TABLE (\w+)", sql))
     known = "|".join(own) or "(?!)"
+    functions = "|".join(re.findall(r"CREATE FUNCTION (\w+)", sql)) or "(?!)"
     may = re.compile(
         rf"CREATE TABLE \w+ .*|CREATE FUNCTION .*|CREATE TYPE .*|CREATE SEQUENCE .*|CREATE VIEW .*"
         rf"|CREATE (UNIQUE )?INDEX \w+ ON ({known})\b.*|CREATE TRIGGER \w+ .* ON ({known}) .*"
+        rf"|CREATE TRIGGER \w+ AFTER .* EXECUTE FUNCTION ({functions})\(\)"
         rf"|ALTER TABLE ({known}) .*|INSERT INTO ({known})\b.*"
         rf"|ALTER TABLE \w+ (ADD COLUMN \w+ \w+( COLLATE \"C\")?( (NOT NULL )?DEFAULT [^,()]+)?(, |$))+"
     )
@@ -212,6 +214,12 @@ def test_what_only_adds_says_nothing_else() -> None:
         ("CREATE TABLE more (id bigint); CREATE UNIQUE INDEX by_id ON more (id); INSERT INTO more VALUES (1)", True),
         ("CREATE FUNCTION more_v2() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN DELETE FROM names; END $$;", True),
         ("ALTER TABLE names ADD COLUMN a bigint, ADD COLUMN b text NOT NULL DEFAULT 'x'", True),
+        (
+            "CREATE FUNCTION more() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; "
+            "CREATE TRIGGER more AFTER INSERT ON names FOR EACH STATEMENT EXECUTE FUNCTION more()",
+            True,
+        ),
+        ("CREATE TRIGGER more AFTER INSERT ON names FOR EACH ROW EXECUTE FUNCTION json_each()", False),
         ("ALTER TABLE names ADD COLUMN a bigint NOT NULL", False),
         ("ALTER TABLE names ADD COLUMN a bigint, DROP COLUMN number", False),
         ("ALTER TABLE names ADD COLUMN a bigint REFERENCES names (number)", False),

@@ -20,14 +20,14 @@ NPM_OPTIONS := --no-audit --no-fund --ignore-scripts --loglevel=error
 
 browser = CHROMIUM="$$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
 
-.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways test-engines test-postgres coverage test-uncovered crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bench-engines bundle routing-gates \
+.PHONY: serve test test-doors test-programs test-surfaces test-providers test-gateways test-engines test-postgres test-postgres-decisive coverage test-uncovered crash outages leaks attack fuzz test-console screenshots conformance soak bench bench-bounds bench-instructions bench-ledger bench-engines bundle routing-gates \
 	test-clients bench-bridges lint types check lock lock-clients docs clean
 
 serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 	@$(BIN)/mcp-gateway serve
 
 # databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
-test test-doors test-programs test-surfaces test-providers test-gateways test-engines test-postgres: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
+test test-doors test-programs test-surfaces test-providers test-gateways test-engines test-postgres test-postgres-decisive: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
 # a file stays with a worker, so that what its tests share is opened once
 WORKERS = --dist loadfile --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
@@ -54,9 +54,20 @@ test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs th
 	@$(BIN)/python -m pytest -m engines $(WORKERS)
 	@$(BIN)/python -m pytest -m "not slow and not program" --valkey tests/doors/test_http_limits.py tests/doors/test_mcp_bounds.py
 
-test-postgres: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run test-doors, -surfaces, -providers and -gateways on PostgreSQL, whose served gateways are replicas with a Valkey; FILES=some of them
-	@$(BIN)/python -m pytest --engine postgres --valkey -m "(doors or surfaces or providers or gateways) and not slow and not program" \
-		--hypothesis-profile few $(WORKERS) $(FILES)
+test-postgres: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run test-doors, -surfaces, -providers and -gateways on PostgreSQL, whose served gateways are replicas with a Valkey, and rooms; FILES=some of them
+	@$(on_postgres) "(doors or surfaces or providers or gateways) and not slow and not program" $(FILES)
+	@$(if $(FILES),,$(on_postgres) "not slow and not engines" $(ROOMS))
+
+test-postgres-decisive: FILES = $(DECISIVE)
+test-postgres-decisive: test-postgres  ## run that of test-postgres in which the engines differ most
+
+on_postgres = $(BIN)/python -m pytest --engine postgres --valkey --hypothesis-profile few $(WORKERS) -m
+# whose tests of their own are run on PostgreSQL, too, and gateways that are started as programs
+ROOMS := tests/core/identity tests/core/webhooks tests/core/routing/test_outcome_book.py tests/core/test_audit.py tests/core/test_idempotency.py \
+	tests/core/test_sign_ins.py tests/doors/test_http_draining.py tests/bridge/test_gateway.py
+# limits, money, who is let in, what is told: where engines can differ
+DECISIVE := $(patsubst %,tests/doors/test_%.py,http_limits money_both_doors day_counts budgets budget_tree leases topups rotation admin_service people webhooks \
+	idempotency reload retention)
 
 # what runs the lines and branches of inference, the ledger and the store
 COVERED := tests/core tests/contracts tests/test_restore.py tests/test_db_command.py tests/doors/test_messages*.py tests/doors/test_completions*.py \

@@ -104,6 +104,7 @@ async def test_a_key_says_what_it_is_for_and_is_hard_to_guess(
     assert key.is_test is is_test
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_the_key_itself_is_kept_nowhere(keys: KeyRing, account: str, database: Path, store: Store) -> None:
     key, raw = await keys.create(account)
     await store.close()
@@ -364,6 +365,7 @@ COUNT = (
 )
 
 
+@pytest.mark.usefixtures("of_sqlite")
 @pytest.mark.parametrize(
     "sql",
     [

@@ -402,6 +402,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.usefixtures("of_sqlite")
 @pytest.mark.program
 async def test_a_server_notices_what_another_process_changes(
     watching: KnownKeys, keys: KeyRing, account: str, database: Path, heard: list[tuple[str, str]]
@@ -441,6 +442,7 @@ async def test_where_more_has_changed_than_is_kept_all_is_looked_at_again(
     assert len(heard) == 1
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_what_is_known_stays_while_the_database_cannot_be_read_and_is_caught_up_with_then(
     watching: KnownKeys, keys: KeyRing, account: str, database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -459,6 +461,7 @@ async def test_what_is_known_stays_while_the_database_cannot_be_read_and_is_caug
     assert await resolve(watching, unseen)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_what_could_not_be_read_for_long_is_known_no_more_until_it_can(
     watching: KnownKeys, keys: KeyRing, account: str, database: Path
 ) -> None:

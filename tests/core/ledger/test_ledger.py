@@ -576,6 +576,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.usefixtures("of_sqlite")
 @pytest.mark.program
 async def test_after_a_kill_settlements_stand_and_open_holds_are_forgotten(
     ledger: Ledger, account: str, database: Path

@@ -333,6 +333,7 @@ async def test_the_operator_is_sent_what_comes_while_31_accounts_are_slow(outbox
     await eventually(lambda: not outbox.deliveries.work.tasks)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_to_look_for_what_is_due_takes_no_longer_the_more_waits(outbox: Outbox) -> None:
     """Counted in steps of the database's machine."""
     account = await account_of(outbox, "acc")

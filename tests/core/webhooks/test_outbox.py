@@ -130,6 +130,7 @@ async def test_an_event_says_what_happened_by_ids_and_amounts_alone(ledger: Ledg
     }
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_an_event_is_written_in_the_transaction_of_what_caused_it_or_not_at_all(
     ledger: Ledger, store: Store, told: str
 ) -> None:
@@ -198,6 +199,7 @@ async def test_a_mark_above_the_balance_is_told_at_once_and_a_new_mark_anew(
     assert (await store.read(WebhookOf(told, 0))).low_balance_nano is None
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_wallet_is_still_read_once_and_nothing_more_is_asked_where_nothing_is_near(
     ledger: Ledger, store: Store, told: str
 ) -> None:

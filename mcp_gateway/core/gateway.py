@@ -345,7 +345,7 @@ async def open_gateway(
         blocklist = _watched(settings.image_blocklist_file, read_blocklist)
         countries = _watched(settings.policy.country_database, read_country_database)
         shared = await sharing(settings, store)
-        limits = await limiting(settings, clock, now_s, metrics)
+        limits = await limiting(settings, clock.now_s, now_s, metrics)
         limiter = limits.limiter
         known_keys.go_by(limiter.last_minute)
         limiter.restore_day(await _used_today(records, keys))
@@ -454,10 +454,10 @@ async def open_gateway(
                 registration=settings.users.registration,
                 heard=known_keys.catch_up,
             ),
-            sign_ins=SignIns(now_s or clock),
+            sign_ins=SignIns(now_s or clock.now_s),
             authenticator=authenticator,
             oidc=oidc,
-            oauth=_oauth_server(store, keys, settings, metrics, now_s or clock),
+            oauth=_oauth_server(store, keys, settings, metrics, now_s or clock.now_s),
             addresses=addresses,
             regions=_regions(settings, addresses, countries, metrics),
             blocklist=blocklist,

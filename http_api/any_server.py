@@ -58,7 +58,7 @@ class WatchedClient:
         self._task = asyncio.current_task()
         self._cancelled_before = self._task.cancelling() if self._task is not None else 0
         self._watch: asyncio.Task[None] | None = None
-        self._has_left = self._has_cancelled = False
+        self.is_gone = self._has_cancelled = False
 
     @property
     def is_cancelled_on_departure(self) -> bool:
@@ -73,7 +73,7 @@ class WatchedClient:
     async def receive(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self._has_left = True
+            self.is_gone = True
         elif not message.get("more_body"):
             self.is_whole = True
         return message
@@ -82,7 +82,7 @@ class WatchedClient:
         """Nothing is sent to a client that has left; servers may say by an OSError that it has."""
         if message["type"] == "http.response.body" and not message.get("more_body"):
             self.is_cancelled_on_departure = False
-        if self._has_left:
+        if self.is_gone:
             return
         try:
             await self._send(message)
@@ -101,11 +101,11 @@ class WatchedClient:
             self._task.uncancel()
 
     async def _await_departure(self) -> None:
-        while not self._has_left:
+        while not self.is_gone:
             await self.receive()
         self._leave()
 
     def _leave(self) -> None:
-        self._has_left = True
+        self.is_gone = True
         if self.is_cancelled_on_departure and not self._has_cancelled and self._task is not None:
             self._has_cancelled = self._task.cancel()

@@ -21,13 +21,15 @@ class CallerLeft(Exception):
 
 
 class Client(Protocol):
-    """The far end of one request, as its server knows it; `is_whole` once all of the request has come.
+    """The far end of one request, as its server knows it; `is_whole` once all of the request has come, `is_gone` once
+    its connection has ended.
 
     Where `is_cancelled_on_departure` is set, the task that answers is cancelled at once when the connection ends.
     """
 
     context: "RequestContext | None"
     is_cancelled_on_departure: bool
+    is_gone: bool
     is_whole: bool
     refusal: GatewayError | None
     """Why the rest of the request cannot be read: it is no HTTP."""

@@ -193,6 +193,8 @@ async def await_departure(receive: Receive, ping: Callable[[], Awaitable[None]] 
 class Reply:
     """The answer to one POSTed request: JSON, or events once something is told before the end or it takes long."""
 
+    _pinging: asyncio.Task[None] | None = None
+
     def __init__(self, receive: Receive, send: Send, accept: Accept, stream: MessageStream) -> None:
         self._receive = receive
         self._send = send
@@ -244,6 +246,27 @@ class Reply:
         finally:
             watcher.cancel()
         await self._finish(outcome)
+
+    async def deliver_alone(self, answer: Awaitable[tuple[int, bytes]]) -> None:
+        """Await the answer and send it, in a task that ends by itself once the client has left."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(KEEP_ALIVE_S, self._begin_pings) if self._accept.events else None
+        try:
+            outcome = await answer
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._pinging is not None:
+                self._pinging.cancel()
+        await self._finish(outcome)
+
+    def _begin_pings(self) -> None:
+        self._pinging = asyncio.ensure_future(self._ping())
+
+    async def _ping(self) -> None:
+        while True:
+            await self._stream.ping()
+            await asyncio.sleep(KEEP_ALIVE_S)
 
     async def _watch(self, cancel: anyio.CancelScope, grace: Callable[[], Awaitable[None]] | None) -> None:
         await await_departure(self._receive, self._stream.ping if self._accept.events else None)

@@ -11,7 +11,7 @@ from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS
 from mcp.types import DEFAULT_NEGOTIATED_VERSION, INVALID_REQUEST, ErrorData
 
 from mcp_gateway.core.caller import Caller
-from mcp_gateway.core.context import RequestContext
+from mcp_gateway.core.context import CLIENT, CallerLeft, Client, RequestContext
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.mcp_door.calls import CallContext, caller_of
 from mcp_gateway.mcp_door.eras import (
@@ -242,9 +242,13 @@ class StreamableHttpEndpoint:
         if message.method == LISTEN:
             http.forget_request()
             return await reply.deliver(outcome(), anyio.CancelScope())
+        client: Client = http.scope[CLIENT]
+        if client.is_gone:
+            raise CallerLeft
         owner = self._take_place(message, http.context)
+        client.is_cancelled_on_departure = True  # nobody else ends it, so that no task has to watch beside it
         try:
-            return await reply.deliver(outcome(), anyio.CancelScope())
+            return await reply.deliver_alone(outcome())
         finally:
             self._all_calls.give_back(owner)
 

@@ -200,7 +200,7 @@ def _app(host: Host) -> Callable[[Scope, Receive, Send], Any]:
                 await endpoints[scope["path"]](scope, receive, send)
         finally:
             context.release()
-        host.answered += 1
+            host.answered += 1
 
     return app
 

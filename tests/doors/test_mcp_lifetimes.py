@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from mcp_gateway.core.json_bounds import JsonBounds
 from mcp_gateway.mcp_door import http as door_http
 from mcp_gateway.mcp_door.http import await_departure
 from mcp_gateway.mcp_door.sessions import Sessions
@@ -76,6 +77,27 @@ async def test_a_client_that_leaves_ends_its_call_at_the_backend(host: Host, gat
     posting.cancel()
     async with asyncio.timeout(PATIENCE_S):
         await gate.was_cancelled.wait()
+
+
+async def test_a_call_is_not_begun_whose_client_has_left_meanwhile(
+    host: Host, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_checked, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def check(*_: object) -> None:
+        is_checked.set()
+        await may_go_on.wait()
+
+    monkeypatch.setattr(JsonBounds, "check", check)
+    answered, posting = host.answered, asyncio.create_task(host.post(chat(model=PACED)))
+    await is_checked.wait()
+    posting.cancel()
+    await asyncio.gather(posting, return_exceptions=True)
+    async with http_client() as http:
+        await http.delete(host.url)  # which comes behind the departure
+    may_go_on.set()
+    await eventually(lambda: host.answered == answered + 2)
+    assert not gate.is_reached.is_set()
 
 
 async def test_a_client_that_leaves_a_session_has_a_grace(tmp_path: Path) -> None:

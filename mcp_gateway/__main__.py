@@ -18,7 +18,7 @@ def main() -> None:
         sys.exit(not is_live_at(sys.argv[4]))
     from pydantic import BaseModel  # noqa: PLC0415 - see above
 
-    # Of the 750 models that are declared, most by the MCP SDK, a server uses few: each is built when it is first used.
+    # Of the 850 models that are declared, most by the MCP SDK, a server uses few: each is built when it is first used.
     BaseModel.model_config["defer_build"] = True
     from mcp_gateway.cli import main as run_command  # noqa: PLC0415 - see above
 

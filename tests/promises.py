@@ -1227,6 +1227,10 @@ AREAS: dict[str, Area] = {
             "Of several gateways on one database any may be killed or stand still: the others serve, every bill is right, and what it held and had under way is given to others.": [
                 "tests/engines/test_processes.py",
             ],
+            "Gateways whose database is another one all of a sudden, without what was committed last, go on by what that has: its books agree, and no money stays set aside.": [
+                "tests/engines/test_failover.py",
+                "tests/core/store/postgres/test_replicas.py",
+            ],
             "Several processes of one machine serve one address: one that dies is begun again, signals reach all, and metrics of all are told by each.": [
                 "tests/test_supervisor.py",
                 "tests/http_api/test_worker_metrics.py",

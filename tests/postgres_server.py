@@ -170,6 +170,17 @@ class PostgresServer:
         self._server.ensure_postgres_running()
         self.admin = Outside(self.url("postgres"))
 
+    def become_standby(self) -> None:
+        """Of nobody: it begins again and can only be read."""
+        self.stop("fast")
+        (self.folder / "data/standby.signal").touch()
+        self._server.ensure_postgres_running()
+
+    def take_over(self) -> None:
+        """As a standby that is told to."""
+        self._control("promote")
+        self.admin = Outside(self.url("postgres"))
+
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """All of its processes stand still."""

@@ -18,7 +18,7 @@ from mcp_gateway.core.engine import Announcement
 from mcp_gateway.core.log_limit import LogLimit
 from mcp_gateway.core.store.postgres.announcing import CHANNEL, said_in
 from mcp_gateway.core.store.postgres.faults import FAILED, told
-from mcp_gateway.core.store.postgres.link import CONNECT_S
+from mcp_gateway.core.store.postgres.link import CONNECT_S, WHICH
 from mcp_gateway.core.store.postgres.session import ELECTED, LOCKS
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,11 @@ class Hearing:
         """Until the connection ends. Raises what `faults.py` names."""
         ended = asyncio.Event()
         connection = await asyncpg.connect(
-            self._url, timeout=CONNECT_S, command_timeout=_ANSWER_S, server_settings=_SETTINGS
+            self._url,
+            timeout=CONNECT_S,
+            command_timeout=_ANSWER_S,
+            server_settings=_SETTINGS,
+            target_session_attrs=WHICH,
         )
         try:
             connection.add_termination_listener(lambda _: ended.set())

@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 CONNECT_S = 2.0
 """However long a server that is there takes to answer: one that takes longer is not there."""
+WHICH: Literal["primary"] = "primary"
+"""A standby, where an address still leads just after another took over, would be read for as long as it is there."""
 _MOST_PREPARED = 500
 _ESCAPE = re.compile(r"\\(?:u0000|.)", re.DOTALL)
 """Of JSON, as far as it tells U+0000 from a backslash that is escaped."""
@@ -110,7 +112,13 @@ class PostgresLink:
         self.drop()
         settings = {"application_name": "mcp-gateway", "TimeZone": "UTC", **self._where.settings}
         self._connection = self._run(
-            asyncpg.connect(self._where.url, timeout=CONNECT_S, command_timeout=None, server_settings=settings)
+            asyncpg.connect(
+                self._where.url,
+                timeout=CONNECT_S,
+                command_timeout=None,
+                server_settings=settings,
+                target_session_attrs=WHICH,
+            )
         )
         self._run(
             self._connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")

@@ -6,10 +6,12 @@ import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
+import asyncpg
 import pytest
 
 from mcp_gateway.core.engine import DatabaseError, InOutage
 from mcp_gateway.core.store.postgres.executors import EXECUTORS
+from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
 from mcp_gateway.core.store.postgres.session import LOCKS, WRITING, WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from tests.clocks import MsClock
@@ -139,6 +141,23 @@ async def test_a_server_that_is_frozen_refuses_what_does_not_wait_and_goes_on_wh
         assert not opened.is_available
         with pytest.raises(DatabaseError):
             await opened.read(Notes())
+    await writers.have_written()
+    await writers.end()
+    await is_whole(opened, writers)
+
+
+async def test_a_server_that_can_only_be_read_is_away_until_it_takes_over(
+    own: PostgresServer, url: str, opened: PostgresStore
+) -> None:
+    writers = Writers(opened)
+    await writers.have_written()
+    await asyncio.to_thread(own.become_standby)
+    await eventually(lambda: len(writers.refused) >= 4)
+    link = ThreadedPostgresLink(Where(url, PATIENCE_S, {}))
+    with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+        await asyncio.to_thread(link.connect)
+    link.close()
+    await asyncio.to_thread(own.take_over)
     await writers.have_written()
     await writers.end()
     await is_whole(opened, writers)

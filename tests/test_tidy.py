@@ -413,9 +413,11 @@ def test_every_route_is_in_the_readme() -> None:
         assert path.rstrip("/") in readme, route
 
 
-def test_migrations_are_numbered_one_by_one() -> None:
+@each("engine", ["sqlite", "postgres"])
+def test_migrations_are_numbered_one_by_one(engine: str) -> None:
     """Two of one number, from two branches, would leave one of them out."""
-    names = sorted(path.name for path in (ROOT / "mcp_gateway/core/store/sqlite/migrations").glob("*.sql"))
+    names = sorted(path.name for path in (ROOT / "mcp_gateway/core/store" / engine / "migrations").glob("*.sql"))
+    assert names
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
 
 

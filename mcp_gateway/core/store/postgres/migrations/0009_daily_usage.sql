@@ -24,6 +24,9 @@ CREATE FUNCTION leave_summed_days() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     late record;
 BEGIN
+    IF NOT EXISTS (SELECT 1 FROM booked JOIN summed_days USING (account_number) WHERE started_at_ms < until_ms) THEN
+        RETURN NULL; -- as nearly always, at two thirds of what the loop costs
+    END IF;
     FOR late IN
         SELECT number, began_ms
         FROM (SELECT account_number AS number, min(started_at_ms) AS began_ms FROM booked GROUP BY 1) AS first

@@ -29,6 +29,7 @@ from mcp_gateway.core.ledger.rules import NOTHING, Amount, Free, GrantLeft
 
 _MOST_KNOWN = 1000
 """Of those who have spent: all are forgotten then, and drawn for once more."""
+_STEP = 4
 _LASTS_MS = 4000
 """For how long what is drawn is to last: whoever needs more sooner draws more, so that few holds wait for a commit."""
 
@@ -139,7 +140,7 @@ class AllottedPurse(Purse):
     def begin_to_draw(self, now_ms: int) -> None:
         """Whoever draws while others do draws as they do."""
         is_soon = now_ms - self._drawn_at_ms < _LASTS_MS
-        self._times = min(2 * self._times, MOST_TIMES) if is_soon else max(self._times // 2, LEAST_TIMES)
+        self._times = min(_STEP * self._times, MOST_TIMES) if is_soon else max(self._times // _STEP, LEAST_TIMES)
         self._drawn_at_ms = now_ms
 
     def lacks(self, needed_nano: int, most_nano: int, by: Spender, now_ms: int, *, beside_others: bool = True) -> Draw:

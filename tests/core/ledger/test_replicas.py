@@ -102,7 +102,7 @@ async def test_who_needs_more_soon_draws_more_and_later_less_again(
         most_nano = sum(one.ledger._purse(account_id).surplus().values()) + 1000
         await one.ledger.hold(f"{number}", account_id, most_nano, most_nano)
         beside_nano.append(sum(one.ledger._purse(account_id).surplus().values()))
-    assert beside_nano == [16_000, 32_000, 64_000, 32_000, 16_000, 16_000]
+    assert beside_nano == [16_000, 64_000, 256_000, 64_000, 16_000, 16_000]
 
 
 async def test_holds_of_a_moment_are_allotted_no_more_beside_what_they_hold_than_one_may_be(

@@ -4,9 +4,11 @@ It writes what every request writes. Where more is to be told than a wallet's st
 its row, the executors of any engine do it, one statement after the other.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
+
+import orjson
 
 from mcp_gateway.core.engine import Write
 from mcp_gateway.core.ledger.allotments import PAID, Allotted, Fund, of_money, of_windows
@@ -19,20 +21,23 @@ from mcp_gateway.core.store.sql.requests import BEFORE, BEHIND_AND_SURFACE, NOTH
 from mcp_gateway.core.store.transaction import Row, RunTogether, Transaction
 from mcp_gateway.core.webhooks.events import PERCENTS
 
-_FUNDS, _WHOSE = "tttnn", "..."
-_CHARGES = "." + "ntnn" + "tnn" + "nn" + "tnnn"
+_FUNDS, _WHOSE_AND_WHEN = "tttnn", "...."
+_CHARGES = "ntnn" + "tnn" + "nn" + "tnnn"
 _RECORDS = "nnnnn" + "tttt" + "nnnnnnnn" + "ttt"
 """Parameters, in their order: a column of numbers, a column of anything else, or one value."""
-_NUMBERS = "CAST(CAST(? AS text) AS bigint[])"
-"""As one text a column of numbers costs the driver half of what its numbers do, and the server no more."""
+_FEW = 8
+"""Of more writes a column of numbers is sent as one text, which costs the driver less than number by number."""
 
 
-def _call(function: str, kinds: str) -> str:
-    return f"SELECT * FROM {function}({', '.join([_NUMBERS if kind == 'n' else '?' for kind in kinds])})"
+def _calls(function: str, kinds: str) -> tuple[str, str]:
+    """Of few writes, and of many."""
+    of_many = ["CAST(CAST(? AS text) AS bigint[])" if kind == "n" else "?" for kind in kinds]
+    call = f"SELECT * FROM {function}"
+    return f"{call}({', '.join('?' * len(kinds))})", f"{call}({', '.join(of_many)})"
 
 
-_SETTLE = _call("settle_batch_v1", _WHOSE + _CHARGES + _RECORDS)
-_SETTLE_ALLOTTED = _call("settle_allotted_v1", _FUNDS + _WHOSE + _CHARGES + _RECORDS)
+_SETTLE = _calls("settle_batch_v1", _WHOSE_AND_WHEN + _CHARGES + _RECORDS)
+_SETTLE_ALLOTTED = _calls("settle_allotted_v1", _FUNDS + _WHOSE_AND_WHEN + _CHARGES + _RECORDS)
 _OWN = "SELECT * FROM allotted_to_v1(?, ?)"
 _NUMBER = "SELECT number_names_v1(?)"
 _VERSION = "SELECT MAX(id) FROM ledger_rows WHERE kind = 'settle' AND reference IN (SELECT unnest(CAST(? AS text[])))"
@@ -101,8 +106,8 @@ class RequestBatch:
         self._accounts = sorted(paid)
         self._windows = sorted(spent)
         self._references = [entry[1] for entry in entries]
+        self._are_many = len(writes) > _FEW
         charges = (
-            transaction.now_ms(),
             *_columns(entries, 4),
             self._accounts,
             [paid[account_id] for account_id in self._accounts],
@@ -117,11 +122,15 @@ class RequestBatch:
         rows = [(*numbers[names], *record[BEFORE], *record[BEHIND_AND_SURFACE]) for names, record in records]
         *columns, surfaces = _columns(rows, len(_RECORDS))
         named = [None if one == UNNAMED_SURFACE else one for one in surfaces]
-        self._parameters = (*_given(_CHARGES, charges), *_given(_RECORDS, (*columns, named)))
+        self._parameters = (
+            transaction.now_ms(),
+            *self._given(_CHARGES, charges),
+            *self._given(_RECORDS, (*columns, named)),
+        )
 
     def run(self) -> bool:
         """As part of the transaction; False where the statement leaves it to others, and has changed nothing."""
-        row = self._transaction.first(_SETTLE, (None, None, True, *self._parameters))
+        row = self._transaction.first(_SETTLE[self._are_many], (None, None, True, *self._parameters))
         assert row is not None
         is_done: bool = row[0]
         if is_done:
@@ -138,12 +147,13 @@ class RequestBatch:
         """
         parameters = (writer, number, is_durable, *self._parameters)
         if not is_replica:
-            row = self._transaction.first(_SETTLE, parameters)
+            row = self._transaction.first(_SETTLE[self._are_many], parameters)
             assert row is not None
             return self._facts(row) if row[0] else None
         self._replica, funds = writer, self._funds()
         columns = _columns([(account_id, *fund, nano) for (account_id, fund), nano in funds.items()], len(_FUNDS))
-        row = self._transaction.first(_SETTLE_ALLOTTED, (*_given(_FUNDS, columns), *parameters))
+        given = (*self._given(_FUNDS, columns), *parameters)
+        row = self._transaction.first(_SETTLE_ALLOTTED[self._are_many], given)
         assert row is not None
         return [*self._allotted(row[_OWN_FROM:]), *self._facts(row[:_OWN_FROM])] if row[0] else None
 
@@ -162,6 +172,15 @@ class RequestBatch:
         own = self._transaction.first(_OWN, (self._replica, self._accounts))
         assert own is not None
         return [*self._allotted(own), *facts]
+
+    def _given(self, kinds: str, columns: Iterable[Sequence[Any]]) -> Sequence[Any]:
+        """As they are sent: one without a value is none at all, which the database takes for NULLs, or for no rows."""
+        given = [None if not one or (one[0] is None and one.count(None) == len(one)) else one for one in columns]
+        if self._are_many:
+            for place, (kind, one) in enumerate(zip(kinds, given, strict=True)):
+                if kind == "n" and one is not None:
+                    given[place] = "{" + orjson.dumps(one)[1:-1].decode() + "}"
+        return given
 
     def _funds(self) -> dict[tuple[str, Fund], int]:
         """What is spent of what a replica is allotted."""
@@ -235,16 +254,3 @@ def _named(record: RequestRecord) -> _Names:
 
 def _columns(rows: Sequence[Row], count: int) -> tuple[Sequence[Any], ...]:
     return tuple(zip(*rows, strict=True)) if rows else ((),) * count
-
-
-def _given(kinds: str, parameters: Iterable[Any]) -> Iterator[Any]:
-    """As they are sent. A column without a value is none at all, which the database takes for NULLs, or for no rows."""
-    for kind, given in zip(kinds, parameters, strict=True):
-        if kind == ".":
-            yield given
-        elif not given or (given[0] is None and given.count(None) == len(given)):
-            yield None
-        elif kind == "n":
-            yield "{" + ",".join(map(str, given)).replace("None", "NULL") + "}"
-        else:
-            yield given

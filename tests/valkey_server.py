@@ -50,7 +50,7 @@ class ValkeyServer:
 
     def begin(self) -> None:
         """Start it, and wait until it listens."""
-        options = ["--save", "", "--appendonly", "no", "--databases", "1000", "--loglevel", "notice", *self._options]
+        options = ["--save", "", "--appendonly", "no", "--databases", "10000", "--loglevel", "notice", *self._options]
         self._process = process = subprocess.Popen(
             [valkey_program(), "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self._folder), *options],
             stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ OLD = 300
 async def test_old_requests_go_beside_traffic_and_are_unknown_from_then_on(
     tmp_path: Path, backend: ReplayingBackend
 ) -> None:
-    async with open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED]) as door:
+    async with open_door(tmp_path, vllm_urls=[backend.url], models=[PRICED], requests_keep_days=400) as door:
         account = await door.account("1")
         key = await door.key(account, limits=UNLIMITED)
         store, before_ms = store_of(door.gateway), now_ms() - 401 * DAY_MS

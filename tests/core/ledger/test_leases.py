@@ -332,6 +332,19 @@ async def test_who_asks_for_a_lease_and_leaves_has_it_made_or_not_at_all(
     assert await ledger.balance(account) == Balance(30, 0, 0, 70)
 
 
+async def test_what_comes_back_of_a_charge_is_the_grants_that_the_lease_had(
+    ledger: Ledger, leases: Leases, account: str, lease: Lend
+) -> None:
+    await ledger.grant(account, 100, "g")
+    only = await lease(TOP, 70)
+    hold = await ledger.hold("req_1", account, 1, 40, frozenset(LINES[TOP]))
+    await ledger.settle(hold, 40, record("req_1", account, cost_nano=40))
+    assert await ledger.give_back(hold, record("req_1", account, cost_nano=0)) == 40
+    assert await left(ledger, account) == {only.id: (0, 0, 70)}
+    assert await leases.end(account, only.id)
+    assert await ledger.balance(account) == Balance(granted_nano=100)
+
+
 @pytest.mark.parametrize("is_ended", [False, True])
 async def test_what_comes_back_of_a_charge_is_the_leases_or_whose_it_went_back_to(
     ledger: Ledger, leases: Leases, account: str, lease: Lend, is_ended: bool

@@ -53,10 +53,14 @@ class DueMonth(NamedTuple):
 
 
 class PassedEntries(NamedTuple):
-    """What entries after one up to another come to, of each account: its id, paid and granted nano-USD."""
+    """What entries after one up to another come to, of each account: its id, paid and granted nano-USD.
+
+    `entries` is how many were seen: with several writers one may be committed later than another with a later id.
+    """
 
     after_id: int
     last_id: int
+    entries: int
     sums: tuple[tuple[str, int, int], ...]
 
 
@@ -112,7 +116,7 @@ class EntriesPassed(Scan[PassedEntries]):
 
 @dataclass(frozen=True, slots=True)
 class MoveCheckpoint(Write[None]):
-    """Past these entries, unless it was moved meanwhile."""
+    """Past these entries, unless it was moved meanwhile or there are more of them by now."""
 
     passed: PassedEntries
 

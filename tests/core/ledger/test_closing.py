@@ -320,8 +320,8 @@ async def test_the_checkpoint_moves_while_the_server_runs_and_a_start_finds_faul
     await closing_of(store, clock).move_checkpoint()
     kept = Query("SELECT paid_nano FROM ledger_checkpoint")
     assert await store.read(kept) == [(50,)]
-    assert await store.read(EntriesPassed(2)) == PassedEntries(5, 5, ())
-    await store.write(MoveCheckpoint(PassedEntries(3, 9, ((account, 1, 1),))))  # of another's look, before it moved
+    assert await store.read(EntriesPassed(2)) == PassedEntries(5, 5, 0, ())
+    await store.write(MoveCheckpoint(PassedEntries(3, 9, 2, ((account, 1, 1),))))  # of another's look, before it moved
     assert await store.read(kept) == [(50,)]
     await store.write(changing("UPDATE wallets SET paid_nano = 49"))
     with pytest.raises(LedgerBroken):

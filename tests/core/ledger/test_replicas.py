@@ -15,9 +15,12 @@ from mcp_gateway.core.ledger.allotments import AskForMoney, Draw, MoneyWanted
 from mcp_gateway.core.ledger.allotted_purse import AllottedPurse
 from mcp_gateway.core.ledger.budget_book import Spender
 from mcp_gateway.core.ledger.budgets import Budget, EndBudget, MakeBudgets
+from mcp_gateway.core.ledger.checkpoint import verify_since_checkpoint
+from mcp_gateway.core.ledger.closing import Closing
 from mcp_gateway.core.ledger.entries import Balance, HeldOf, Move, Settle
 from mcp_gateway.core.ledger.purse import Hold
 from mcp_gateway.core.store.postgres.database import PostgresDatabase
+from mcp_gateway.core.store.postgres.session import LOCKS, WRITING
 from tests.clocks import MsClock
 from tests.core.ledger.replicas import (
     Replica,
@@ -492,6 +495,35 @@ async def test_what_was_not_heard_is_read_again(both: tuple[Replica, Replica], c
     one.ledger._unheard()
     assert not one.ledger._purse(account_id).covers(Spender(), 100, clock.now_ms)
     await one.ledger.hold("second", account_id, 100, 100)
+
+
+BESIDE = f"""
+BEGIN;
+SELECT pg_advisory_xact_lock_shared({LOCKS}, {WRITING});
+UPDATE wallets SET paid_nano = paid_nano + 5 WHERE account_id = '{{account_id}}';
+INSERT INTO ledger_rows (
+    account_number, kind, reference, paid_nano, granted_nano, held_nano, revenue_nano, grant_source_nano, clearing_nano,
+    created_at_ms
+) SELECT number, 'credit', 'beside', 5, 0, 0, 0, 0, -5, 0 FROM names WHERE name = '{{account_id}}'
+"""
+"""What a batch of requests may do that goes beside others."""
+
+
+async def test_the_checkpoint_passes_nothing_that_is_not_committed_before_what_has_a_later_number(
+    both: tuple[Replica, Replica], clock: MsClock, lent_url: str
+) -> None:
+    one, _ = both
+    account_id, other_id = await paid_account(one, clock, 10_000), await account_in(one.store, clock)
+    await one.ledger.credit(other_id, 10_000, "of another")
+    hold = await one.ledger.hold("later", account_id, 100, 100)
+    with Outside(lent_url) as outside:
+        outside.run(BESIDE.format(account_id=other_id))
+        await settled(one, hold, 100)
+        moving = asyncio.create_task(Closing(one.store, clock, rest_s=0).move_checkpoint())
+        await eventually(lambda: moving.done() or outside.rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+        outside.run("COMMIT")
+    await moving
+    await verify_since_checkpoint(one.store)
 
 
 async def test_a_balance_is_the_database_s_also_where_that_took_the_place_of_a_later_one(

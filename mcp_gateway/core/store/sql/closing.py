@@ -50,16 +50,19 @@ WITH passed AS MATERIALIZED (
     SELECT id, account_number, paid_nano, granted_nano FROM ledger_rows
     WHERE id > (SELECT transaction_id FROM ledger_checkpoint_position) ORDER BY id LIMIT ?
 )
-SELECT NULL, (SELECT transaction_id FROM ledger_checkpoint_position), MAX(id) FROM passed
+SELECT NULL, (SELECT transaction_id FROM ledger_checkpoint_position), MAX(id), COUNT(*) FROM passed
 UNION ALL
-SELECT {NAME_OF.format("account_number")}, SUM(paid_nano), SUM(granted_nano) FROM passed GROUP BY account_number
+SELECT {NAME_OF.format("account_number")}, SUM(paid_nano), SUM(granted_nano), 0 FROM passed GROUP BY account_number
 """
 _ADD_PASSED = """
 INSERT INTO ledger_checkpoint VALUES (?, ?, ?) ON CONFLICT (account_id) DO UPDATE SET
 paid_nano = ledger_checkpoint.paid_nano + excluded.paid_nano,
 granted_nano = ledger_checkpoint.granted_nano + excluded.granted_nano
 """
-_MOVE = "UPDATE ledger_checkpoint_position SET transaction_id = ? WHERE transaction_id = ?"
+_MOVE = """
+UPDATE ledger_checkpoint_position SET transaction_id = ?2 WHERE transaction_id = ?1
+AND (SELECT COUNT(*) FROM ledger_rows WHERE id > ?1 AND id <= ?2) = ?3
+"""
 
 
 def _due(rows: Rows, read: MonthToClose) -> DueMonth | None:
@@ -104,15 +107,15 @@ def _close(transaction: Transaction, write: CloseMonth) -> None:
 
 def _passed(rows: Rows, read: EntriesPassed) -> PassedEntries:
     found = rows.all(_PASSED, (read.most,))
-    [(_, after_id, last_id)] = [row for row in found if row[0] is None]
-    return PassedEntries(
-        after_id, after_id if last_id is None else last_id, tuple(row for row in found if row[0] is not None)
-    )
+    [(_, after_id, last_id, entries)] = [row for row in found if row[0] is None]
+    sums = tuple(row[:3] for row in found if row[0] is not None)
+    return PassedEntries(after_id, after_id if last_id is None else last_id, entries, sums)
 
 
 def _move(transaction: Transaction, write: MoveCheckpoint) -> None:
-    if transaction.execute(_MOVE, (write.passed.last_id, write.passed.after_id)):
-        transaction.execute_many(_ADD_PASSED, write.passed.sums)
+    passed = write.passed
+    if transaction.execute(_MOVE, (passed.after_id, passed.last_id, passed.entries)):
+        transaction.execute_many(_ADD_PASSED, passed.sums)
 
 
 EXECUTORS = Executors(

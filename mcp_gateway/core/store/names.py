@@ -13,11 +13,11 @@ NAME_OF = "(SELECT name FROM names WHERE number = {})"
 _MOST = 10_000
 """Known at once: more than are in use, and a few MB."""
 
-_Names = tuple[str | None, ...]
+Names = tuple[str | None, ...]
 _NumbersOf = tuple[int | None, ...]
 
 
-class Numbers(dict[_Names, _NumbersOf]):
+class Numbers(dict[Names, _NumbersOf]):
     """The numbers of names that come together, as far as the writer knows them; new names are written.
 
     What is written in a transaction that is rolled back has no number any more: `clear` them with it.
@@ -27,13 +27,13 @@ class Numbers(dict[_Names, _NumbersOf]):
         super().__init__()
         self._connection = connection
 
-    def __missing__(self, names: _Names) -> _NumbersOf:
+    def __missing__(self, names: Names) -> _NumbersOf:
         if len(self) >= _MOST:
             self.clear()
         numbers = self[names] = tuple(None if name is None else self._number(name) for name in names)
         return numbers
 
-    def note(self, combined: Iterable[_Names], numbers: Mapping[str, int]) -> None:
+    def note(self, combined: Iterable[Names], numbers: Mapping[str, int]) -> None:
         """What is known of these names by now."""
         for names in combined:
             if len(self) >= _MOST:

@@ -16,6 +16,7 @@ from mcp_gateway.core.ledger.budgets import BudgetSpent, Spent
 from mcp_gateway.core.ledger.entries import Ended, LeaveUncharged, Settle, WalletState
 from mcp_gateway.core.ledger.rules import GrantLeft
 from mcp_gateway.core.record import UNNAMED_SURFACE, AddRecord, RequestRecord
+from mcp_gateway.core.store.names import Names
 from mcp_gateway.core.store.sql import grants
 from mcp_gateway.core.store.sql.requests import BEFORE, BEHIND_AND_SURFACE, NOTHING_OF_THAT, OF_FEW
 from mcp_gateway.core.store.transaction import Row, RunTogether, Transaction
@@ -47,7 +48,6 @@ _OWN_FROM = 9
 """Where in what comes back what is left of the allotted stands."""
 
 _Plain = Settle | LeaveUncharged | AddRecord
-_Names = tuple[str | None, ...]
 
 
 def is_plain(write: Write[Any]) -> bool:
@@ -79,7 +79,7 @@ class RequestBatch:
         self._ended = tuple([one.request_id for one in writes if not isinstance(one, AddRecord)])
         settled = [one for one in writes if isinstance(one, Settle)]
         recorded = [one.record for one in writes if not isinstance(one, LeaveUncharged)]
-        records: list[tuple[_Names, Row]] = [(_named(record), record) for record in recorded if record is not None]
+        records: list[tuple[Names, Row]] = [(_named(record), record) for record in recorded if record is not None]
         _number(transaction, {names for names, _ in records}.union([(one.account_id,) for one in settled]))
         numbers = transaction.numbers
         paid: dict[str, int] = {}
@@ -237,7 +237,7 @@ def carried_out_by(others: RunTogether) -> RunTogether:
     return carry_out
 
 
-def _number(transaction: Transaction, combined: Iterable[_Names]) -> None:
+def _number(transaction: Transaction, combined: Iterable[Names]) -> None:
     """See to it that these names have numbers, that are known."""
     known = transaction.numbers
     unknown = [names for names in combined if names not in known]
@@ -248,7 +248,7 @@ def _number(transaction: Transaction, combined: Iterable[_Names]) -> None:
         known.note(unknown, dict(zip(wanted, row[0] or (), strict=True)))
 
 
-def _named(record: RequestRecord) -> _Names:
+def _named(record: RequestRecord) -> Names:
     return record.account_id, record.key_id, record.model, record.backend, record.price_version
 
 

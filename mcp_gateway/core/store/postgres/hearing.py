@@ -20,6 +20,7 @@ from mcp_gateway.core.store.postgres.announcing import CHANNEL, said_in
 from mcp_gateway.core.store.postgres.faults import FAILED, told
 from mcp_gateway.core.store.postgres.link import CONNECT_S, WHICH
 from mcp_gateway.core.store.postgres.session import ELECTED, LOCKS
+from mcp_gateway.core.store.postgres.words import NOW_S
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,8 @@ _SURE_S = 4.5
 _SILENT_S = 6
 """After so long without a question the session is ended, also where the process that has it is frozen."""
 _SETTINGS = {"application_name": "mcp-gateway, listening", "idle_session_timeout": f"{_SILENT_S}s"}
-_NOW = "CAST(extract(epoch FROM clock_timestamp()) AS float8)"
-_ASK = f"SELECT FALSE, {_NOW}"
-_ELECT = f"SELECT pg_try_advisory_lock({LOCKS}, {ELECTED}), {_NOW}"
+_ASK = f"SELECT FALSE, CAST({NOW_S} AS float8)"
+_ELECT = f"SELECT pg_try_advisory_lock({LOCKS}, {ELECTED}), CAST({NOW_S} AS float8)"
 """Whether the session has the lock, which it may take any number of times."""
 _APART_S = 5.0
 """How far a machine's clock may be from the database's, and so twice as far from another machine's."""

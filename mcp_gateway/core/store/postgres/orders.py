@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 from mcp_gateway.core.ledger.orders import LeaveOrder, Order, OrdersLeft
+from mcp_gateway.core.store.postgres.words import NOW_S
 from mcp_gateway.core.store.sql.orders import EXECUTORS as OF_ANY_ENGINE
-from mcp_gateway.core.store.sql.orders import LASTS_MS
+from mcp_gateway.core.store.sql.orders import LASTS_MS, left_at
 from mcp_gateway.core.store.transaction import Executors, Rows, Transaction
 
-_NOW_MS = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
-_LEFT = f"SELECT id, kind, asked FROM orders WHERE answer IS NULL AND asked_at_ms >= {_NOW_MS} - ? ORDER BY id"
+_NOW_MS = f"CAST({NOW_S} * 1000 AS bigint)"
+_LEFT = left_at(_NOW_MS)
 
 
 def _leave(transaction: Transaction, write: LeaveOrder) -> int:

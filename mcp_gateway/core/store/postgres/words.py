@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from mcp_gateway.core.store.postgres.instead import INSTEAD
 
+NOW_S = "extract(epoch FROM clock_timestamp())"
+"""The database's time, with parts of a second, since the Unix epoch."""
 _LITERAL = re.compile(r"'[^']*'|--[^\n]*")
 """A doubled quote within a text parts it into two, which stand beside each other again in the end."""
 _KEPT = re.compile("\x00(\\d+)\x00")

@@ -20,6 +20,14 @@ _FORGOTTEN_MS = 3_600_000
 """After so long nobody waits for an answer any more."""
 
 
+def left_at(now_ms: str) -> str:
+    """The statement that reads those which stand by a clock: the words for its time, or for a parameter."""
+    return f"SELECT id, kind, asked FROM orders WHERE answer IS NULL AND asked_at_ms + ? >= {now_ms} ORDER BY id"
+
+
+_LEFT = left_at("?")
+
+
 def _leave(transaction: Transaction, write: LeaveOrder) -> int:
     transaction.execute("DELETE FROM orders WHERE asked_at_ms < ?", (write.at_ms - _FORGOTTEN_MS,))
     sql = "INSERT INTO orders (kind, asked, asked_at_ms) VALUES (?, ?, ?) RETURNING id"
@@ -29,8 +37,7 @@ def _leave(transaction: Transaction, write: LeaveOrder) -> int:
 
 
 def _left(rows: Rows, read: OrdersLeft) -> tuple[Order, ...]:
-    sql = "SELECT id, kind, asked FROM orders WHERE answer IS NULL AND asked_at_ms >= ? ORDER BY id"
-    return tuple(Order(*row) for row in rows.all(sql, (read.at_ms - LASTS_MS,)))
+    return tuple(Order(*row) for row in rows.all(_LEFT, (LASTS_MS, read.at_ms)))
 
 
 def _answer_of(rows: Rows, read: AnswerOf) -> str | None:

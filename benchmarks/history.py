@@ -25,7 +25,10 @@ from typing import Any
 
 import httpx2
 
+from mcp_gateway.core.observe.daily_sums import SumUpDays
 from mcp_gateway.core.store.names import Numbers
+from mcp_gateway.core.store.sqlite.executors import EXECUTORS
+from mcp_gateway.core.store.transaction import Transaction
 
 DAYS = 90
 KEYS = 3
@@ -64,13 +67,6 @@ SUM = f"""
 INSERT INTO hourly_usage
 SELECT account_id, started_at_ms / 3600000, key_id, model, {SUMS} FROM requests GROUP BY 1, 2, 3, 4
 """
-SUM_DAYS = """
-INSERT INTO daily_usage
-SELECT account_id, hour / 24, key_id, model, SUM(requests), SUM(prompt_tokens), SUM(completion_tokens),
-    SUM(cached_tokens), SUM(cost_nano)
-FROM hourly_usage WHERE hour < :today * 24 GROUP BY 1, 2, 3, 4
-"""
-REACH = "INSERT INTO summed_days VALUES (:account, :today * 86400000)"
 SUM_FAILED = f"""
 INSERT INTO hourly_parts SELECT account_id, started_at_ms / 3600000, key_id, model, '', http_status, {SUMS}
 FROM requests WHERE http_status <> 200 GROUP BY 1, 2, 3, 4, 6
@@ -101,8 +97,7 @@ def fill(path: Path, account_id: str, key_ids: list[str], requests: int) -> None
         database.execute(BOOK, values | {"account": numbers[0], "credit": CREDIT_NANO})
         database.execute(FUND, {"account_id": account_id})
         database.execute(SUM)
-        database.execute(SUM_DAYS, {"today": int(time.time()) // 86_400})
-        database.execute(REACH, {"account": numbers[0], "today": int(time.time()) // 86_400})
+        Transaction(database, EXECUTORS, lambda: 0).run(SumUpDays(account_id, 0, int(time.time()) // 86_400))
         database.execute(SUM_FAILED)
         for _, sql in triggers:
             database.execute(sql)

@@ -84,8 +84,10 @@ async def test_closing_does_not_wait_for_a_copy_of_the_log_to_be_followed_up(sto
     copying = Gated(store, "_copy_log")
     await store.write(note("one"), is_durable=False)
     await eventually(lambda: copying.begun == 1)
+    followed_up = store._checkpoints._copying
+    assert followed_up is not None
     closing_store = asyncio.ensure_future(store.close())
-    await asyncio.sleep(0)
+    await eventually(followed_up.cancelled)
     copying.release()
     assert await closing_store == []
     assert copying.begun == 1

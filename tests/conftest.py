@@ -207,6 +207,15 @@ def lent_url() -> Iterator[str]:
 
 
 @pytest.fixture
+def answers_in_time() -> Iterator[None]:
+    """For tests that stop a server of PostgreSQL's."""
+    from tests.postgres_server import answers_in_time  # noqa: PLC0415 - its driver takes long to import
+
+    with answers_in_time():
+        yield
+
+
+@pytest.fixture
 def valkey_url(valkey_server: ValkeyServer) -> str:
     """An empty database."""
     return valkey_server.url(valkey_server.next_database())

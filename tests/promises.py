@@ -1159,6 +1159,7 @@ AREAS: dict[str, Area] = {
                 "tests/core/store/postgres/test_announcements.py",
                 "tests/core/store/postgres/test_wallets.py",
                 "tests/core/store/postgres/test_links.py",
+                "tests/core/store/postgres/test_calls.py",
                 "tests/core/store/postgres/test_words.py",
                 "tests/core/store/postgres/test_schema.py",
                 "tests/core/store/postgres/test_statements.py",

@@ -12,7 +12,7 @@ from tests.replaying import ReplayingBackend
 from tests.serving import FREE, PRICED, UNLIMITED, Clock, open_door
 
 NOBODYS = LIVE_PREFIX + "x" * 43
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("answers_in_time")]
 
 
 @pytest.fixture

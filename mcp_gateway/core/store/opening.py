@@ -6,7 +6,8 @@ from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.store.database import GatewayDatabase
 from mcp_gateway.core.store.sqlite.database import SqliteDatabase
 
-_MISSING = "GATEWAY_DATABASE_URL names PostgreSQL, for which asyncpg is needed: pip install 'mcp-gateway[postgres]'"
+_PACKAGES = ("asyncpg", "greenlet")
+_MISSING = "GATEWAY_DATABASE_URL names PostgreSQL, for which {} is needed: pip install 'mcp-gateway[postgres]'"
 
 
 def database_in(folder: Path, url: str | None = None, is_shared: bool = False) -> GatewayDatabase:
@@ -19,7 +20,7 @@ def database_in(folder: Path, url: str | None = None, is_shared: bool = False) -
     try:
         from mcp_gateway.core.store.postgres.database import PostgresDatabase  # noqa: PLC0415 - its driver is an extra
     except ModuleNotFoundError as error:
-        if error.name != "asyncpg":
+        if error.name not in _PACKAGES:
             raise
-        raise DatabaseError(_MISSING) from None
+        raise DatabaseError(_MISSING.format(error.name)) from None
     return PostgresDatabase(folder, url, is_shared=is_shared)

@@ -1,4 +1,4 @@
-"""One connection, as executors need it: they are no coroutines, so each is in a thread with a loop of its own."""
+"""One connection, as executors need it, which are no coroutines: it waits on the loop that runs, or on its own."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import asyncpg
 
 from mcp_gateway.core.store.connection import Parameters, Row
+from mcp_gateway.core.store.postgres.calls import may_wait, wait_for
 from mcp_gateway.core.store.postgres.words import Ordered, statement_of
 
 T = TypeVar("T")
@@ -72,16 +73,19 @@ class _Prepared(NamedTuple):
 
 
 class PostgresLink:
-    """Used by one thread at a time."""
+    """Used by one thread at a time, and either always within `carried_out` or never."""
 
     def __init__(self, where: Where) -> None:
         self._where = where
         self._loop = asyncio.new_event_loop()
+        """Its own, for where none runs that could be waited on."""
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._prepared = OrderedDict[str, _Prepared]()
         self._answer_s = where.answer_s
         self.total_changes = 0
         self.in_transaction = False
+        self.ended: Callable[[], None] = _ignore
+        """Called on the loop once a connection has ended, for whatever reason."""
 
     @property
     def is_open(self) -> bool:
@@ -93,13 +97,6 @@ class PostgresLink:
         """Of the server's process for this connection."""
         assert self._connection is not None
         return int(self._connection.get_server_pid())
-
-    @property
-    def file_number(self) -> int | None:
-        """Of the connection, if there is one."""
-        if self._connection is None or self._connection.is_closed():
-            return None
-        return int(self._connection._transport.get_extra_info("socket").fileno())
 
     @property
     def version(self) -> str:
@@ -120,6 +117,7 @@ class PostgresLink:
                 target_session_attrs=WHICH,
             )
         )
+        self._connection.add_termination_listener(lambda _: self.ended())
         self._run(
             self._connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=_number, format="text")
         )
@@ -169,18 +167,13 @@ class PostgresLink:
         """From another thread: give up what is asked now."""
         self._loop.call_soon_threadsafe(self._cancel_all)
 
-    def look(self) -> None:
-        """Know whether the connection is there: what came without being asked for was its end, or nothing of note."""
-        if self.is_open:
-            try:
-                self.script("SELECT 1")
-            except Exception:  # noqa: BLE001 - whatever it is, another connection is the better one
-                self.drop()
+    def pause(self, seconds: float) -> None:
+        self._run(asyncio.sleep(seconds))
 
     def rest(self) -> None:
         """Forget what was to be given up and has ended by itself."""
         with contextlib.suppress(asyncio.CancelledError):
-            self._run(asyncio.sleep(0))
+            self.pause(0)
 
     def drop(self) -> None:
         """Without asking whoever may not answer any more."""
@@ -189,7 +182,7 @@ class PostgresLink:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             connection.terminate()
-            self._run(asyncio.sleep(0))
+            self.pause(0)
 
     def close(self) -> None:
         """The connection, and what it needs of this process."""
@@ -217,7 +210,7 @@ class PostgresLink:
         return found
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._loop.run_until_complete(work)
+        return wait_for(work) if may_wait() else self._loop.run_until_complete(work)
 
     def _cancel_all(self) -> None:
         for task in asyncio.all_tasks(self._loop):
@@ -237,6 +230,10 @@ class ThreadedPostgresLink(PostgresLink):
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._thread.submit(self._loop.run_until_complete, work).result()
+
+
+def _ignore() -> None:
+    """What nobody waits for."""
 
 
 def _given(prepared: _Prepared, parameters: Parameters) -> Sequence[Any]:

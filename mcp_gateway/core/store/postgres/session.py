@@ -78,7 +78,7 @@ SELECT account_id FROM wallets WHERE account_id = ANY (CAST(?1 AS text[])) AND a
 
 
 class WriterSession:
-    """Opened by a thread, and used by it alone."""
+    """Used as its link is."""
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class WriterSession:
         locked = frozenset(accounts)
         for pause_s in _LOOKS_S:
             if locked:
-                time.sleep(pause_s)
+                self.link.pause(pause_s)
                 locked = frozenset(one for (one,) in self.link.execute(_LOCKED, (sorted(locked),)))
         return locked
 

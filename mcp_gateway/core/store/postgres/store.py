@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mcp_gateway.core.errors import GatewayError
+from mcp_gateway.core.store.postgres.calls import carried_out
 from mcp_gateway.core.store.postgres.faults import as_database_error
 from mcp_gateway.core.store.postgres.hearing import Hearing
 from mcp_gateway.core.store.postgres.readers import LinkedReaders
@@ -47,7 +48,7 @@ class PostgresStore(OpenStore[BatchWriter, LinkedReaders]):
     ) -> "PostgresStore":
         """The database at `url`, whose schema is up to date. Raises DatabaseError, TakenOver."""
         with as_database_error():
-            await asyncio.to_thread(_opened, session)
+            await carried_out(_opened, session)
         return cls(session, url, executors | OWN, now_ms, report_timeout_s)
 
     @property

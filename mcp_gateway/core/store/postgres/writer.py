@@ -1,4 +1,4 @@
-"""The one who writes to PostgreSQL: all that waits goes as one batch, in one transaction, by a thread of its own.
+"""The one who writes to PostgreSQL: all that waits goes as one batch, in one transaction.
 
 What comes meanwhile waits for the next batch, so that batches grow with the load. A commit is on the disk once it is
 answered. Where its answer is lost, nothing else is written until the database, asked by another connection, has said
@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Announcement
@@ -19,6 +18,7 @@ from mcp_gateway.core.ledger.allotments import StartedAnew
 from mcp_gateway.core.store.jobs import Job, fail, replace, resolve, runs
 from mcp_gateway.core.store.postgres.announcing import CHANNEL, as_text
 from mcp_gateway.core.store.postgres.batches import RequestBatch, account_of, is_plain
+from mcp_gateway.core.store.postgres.calls import carried_out
 from mcp_gateway.core.store.postgres.executors import LONG
 from mcp_gateway.core.store.postgres.faults import FAILED, is_answer, is_locked, is_unavailable, told
 from mcp_gateway.core.store.postgres.session import WriterSession
@@ -33,7 +33,7 @@ _MOST = 512
 
 
 class _Ended(NamedTuple):
-    """How a batch ended in its thread."""
+    """How a batch ended."""
 
     error: Exception | None = None
     """What put it off; None where it is committed, or to be run again at once."""
@@ -59,7 +59,7 @@ class BatchWriter(WriteQueue):
         self._session = session
         self._transaction = transaction
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "postgres-writer")
+        session.link.ended = self._look_if_idle
         self._batch: list[Job] = []
         """What is on its way, or in doubt."""
         self._is_in_doubt = False
@@ -77,14 +77,11 @@ class BatchWriter(WriteQueue):
         self._locked: frozenset[str] = frozenset()
         self._is_look_due = False
         """Whether it is to be seen if they are free, or the connection is there."""
-        self._watched: int | None = None
-        """The connection's file, while nothing is asked of it: whatever comes by it then is its end."""
         self._gathering = Gathering(self._waiting, self._gathered)
         self._is_gathering = False
         self._working: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         """Set once no rest is to be taken any more."""
-        self._watch()
 
     @property
     def waiting(self) -> int:
@@ -117,7 +114,6 @@ class BatchWriter(WriteQueue):
         """
         self.is_closing = True
         self._wanted.set()
-        self._unwatch()
         self._take_up(self._locked)
         was_tried = False
         while self._working is not None or ((self._waiting or self._batch) and (self.is_available or not was_tried)):
@@ -130,11 +126,10 @@ class BatchWriter(WriteQueue):
         for job in left:
             if job.future is not None:
                 job.future.cancel()
-        await self._loop.run_in_executor(self._thread, self._session.close)
-        self._thread.shutdown(wait=False)
+        await carried_out(self._session.close)
         return [job.write for job in left if job.in_outage != "refuse"]
 
-    # On the loop
+    # As coroutines
 
     def _gathered(self) -> None:
         self._is_gathering = False
@@ -142,7 +137,6 @@ class BatchWriter(WriteQueue):
             self._begin_work()
 
     def _begin_work(self) -> None:
-        self._unwatch()
         self._working = self._loop.create_task(self._work())
 
     async def _work(self) -> None:
@@ -158,29 +152,21 @@ class BatchWriter(WriteQueue):
                     await self._rest()
         finally:
             self._working = None
-            self._watch()
+            self._look_if_idle()
 
-    def _watch(self) -> None:
+    def _look_if_idle(self) -> None:
         """Know at once when the connection ends: whoever is admitted after that would wait for nothing."""
-        if not self.is_closing and self.is_available:
-            self._watched = self._session.link.file_number
-            if self._watched is not None:
-                self._loop.add_reader(self._watched, self._look_soon)
-
-    def _unwatch(self) -> None:
-        if self._watched is not None:
-            self._loop.remove_reader(self._watched)
-            self._watched = None
+        if self._working is None and self.is_available and not self._session.link.is_open:
+            self._look_soon()
 
     def _look_soon(self) -> None:
-        self._unwatch()
         self._is_look_due = True
         if self._working is None and not self.is_closing:
             self._begin_work()
 
     async def _look(self) -> None:
         """Whether the connection is there, and which wallets are free again."""
-        free = await self._loop.run_in_executor(self._thread, self._free_now, self._locked)
+        free = await carried_out(self._free_now, self._locked)
         self._take_up(free)
         self._look_later()
 
@@ -209,7 +195,7 @@ class BatchWriter(WriteQueue):
             batch = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
             self._batch = self._set_aside(batch)
         run = self._ask if self._is_in_doubt else self._run
-        ended = await self._loop.run_in_executor(self._thread, run, self._batch)
+        ended = await carried_out(run, self._batch)
         if ended.is_in_doubt:
             self._doubt(ended)
         elif ended.locked:
@@ -260,7 +246,7 @@ class BatchWriter(WriteQueue):
         self._refuse_impatient(self._batch)
         self._put_off(told(ended.error))
 
-    # In the thread
+    # Within `carried_out`
 
     def _ask(self, _: list[Job]) -> _Ended:
         """Whether the batch is committed whose answer was lost."""
@@ -289,8 +275,6 @@ class BatchWriter(WriteQueue):
 
     def _free_now(self, accounts: frozenset[str]) -> frozenset[str]:
         try:
-            if not accounts:
-                self._session.link.look()
             self._session.open()
             return accounts - self._session.locked_wallets(accounts)
         except Exception as error:  # noqa: BLE001 - the batch that follows fails by the same

@@ -1,9 +1,11 @@
 """Where PostgreSQL keeps what it is given, and what a test has befall it there."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+from mcp_gateway.core.store.postgres.calls import wait_for
 from mcp_gateway.core.store.postgres.executors import EXECUTORS
 from mcp_gateway.core.store.postgres.session import WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
@@ -28,11 +30,11 @@ class TriedWriterSession(WriterSession):
 
     def open(self) -> None:
         if not self.link.is_open and self.disk.failures:
-            self.disk(0)
+            wait_for(asyncio.to_thread(self.disk, 0))
         super().open()
 
     def commit(self) -> None:
-        self.disk.wait()
+        wait_for(asyncio.to_thread(self.disk.wait))
         super().commit()
         self.disk.fail()
 

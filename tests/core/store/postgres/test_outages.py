@@ -20,7 +20,7 @@ from tests.core.store.contract.trying import told
 from tests.patience import PATIENCE_S, eventually
 from tests.postgres_server import Outside, PostgresServer
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("answers_in_time")]
 
 _NOTED = """
 CREATE TABLE noted (

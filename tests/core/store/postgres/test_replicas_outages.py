@@ -16,7 +16,7 @@ from tests.patience import PATIENCE_S, eventually, settled
 from tests.postgres_server import Outside, PostgresServer
 from tests.postgres_stores import NOTES
 
-pytestmark = pytest.mark.engines
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("answers_in_time")]
 
 _CREDIT_NANO = 10**12
 _REFUSALS = {"ledger_unavailable", "balance_held"}

@@ -94,11 +94,12 @@ def test_one_that_nobody_serves_is_told_in_words(tmp_path: Path) -> None:
         database.upgrade_unless_served()
 
 
-def test_what_is_to_be_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "asyncpg", None)
+@pytest.mark.parametrize("package", ["asyncpg", "greenlet"])
+def test_what_is_to_be_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     for name in [name for name in sys.modules if name.startswith("mcp_gateway.core.store.postgres")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(DatabaseError, match=r"mcp-gateway\[postgres\]"):
+    with pytest.raises(DatabaseError, match=rf"{package} is needed: .*mcp-gateway\[postgres\]"):
         opening.database_in(tmp_path, "postgresql://a@b/c")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import linecache
 import shlex
 import socket
 import sys
@@ -128,7 +129,10 @@ def _keep_memory_small() -> None:
 
 
 def _give_memory_back() -> None:
-    """Have the C library give what start-up needed for a while back to the system: free pages between what is used."""
+    """Forget the source of settings, read for their documentation, and have the C library give back to the system what
+    start-up needed for a while: free pages between what is used.
+    """
+    linecache.clearcache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -16,11 +16,17 @@ def main() -> None:
         from mcp_gateway.health import is_live_at  # noqa: PLC0415 - see above
 
         sys.exit(not is_live_at(sys.argv[4]))
-    from pydantic import BaseModel  # noqa: PLC0415 - see above
+    from pydantic import BaseModel, TypeAdapter  # noqa: PLC0415 - see above
 
-    # Of the 850 models that are declared, most by the MCP SDK, a server uses few: each is built when it is first used.
+    # Of the 850 models that are declared, most by the MCP SDK, a server uses few: each is built when it is first used,
+    # and so is each adapter of several of them, for which pydantic has no setting in common.
     BaseModel.model_config["defer_build"] = True
-    from mcp_gateway.cli import main as run_command  # noqa: PLC0415 - see above
+    TypeAdapter._defer_build = True  # type: ignore[assignment, method-assign]
+    if sys.argv[1:2] == ["serve"]:
+        from mcp_gateway.cli.serve import main as run_server  # noqa: PLC0415 - see above
+
+        run_server()
+    from mcp_gateway.cli.commands import main as run_command  # noqa: PLC0415 - see above
 
     run_command()
 

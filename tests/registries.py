@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from mcp_gateway import server
-from mcp_gateway.cli import app
+from mcp_gateway.cli.commands import app
 from mcp_gateway.core.observe.metrics import Metrics
 from mcp_gateway.tools import prompts
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from mcp_gateway.cli import app
+from mcp_gateway.cli.commands import app
 from mcp_gateway.cli.workers import check_nothing_waits
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.ledger.pending import PENDING
@@ -22,21 +22,26 @@ typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-
 NASTY = "\x1b]0;owned\x07\x1b[2J\nkey_forged acc_forged gw_live_AAAA...  live     admin\u202e\x9b"
 
 DECLARED = """
-import contextlib, sys
-from pydantic import BaseModel
+import contextlib, gc, sys
+from pydantic import BaseModel, TypeAdapter
 from mcp_gateway.__main__ import main
 
 def declared_below(model):
     return set(model.__subclasses__()).union(*map(declared_below, model.__subclasses__()))
 
-sys.argv = ["mcp-gateway", "--help"]
+sys.argv = ["mcp-gateway", "serve", "--help"]
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
     main()
 import http_api.program
-waiting = [model for model in declared_below(BaseModel) if not model.__pydantic_complete__]
-print(len(waiting), sum(model.model_rebuild() is True for model in waiting))
+models = [model for model in declared_below(BaseModel) if not model.__pydantic_complete__]
+print(len(models), sum(model.model_rebuild() is True for model in models))
+adapters = [adapter for adapter in gc.get_objects() if isinstance(adapter, TypeAdapter)]
+print(sum(adapter.pydantic_complete for adapter in adapters), len(adapters), sum(map(TypeAdapter.rebuild, adapters)))
+print(*sorted(name for name in sys.modules if name.startswith("mcp_gateway.cli.")))
 """
-"""Tells how many models the program has declared and not built, and how many of those can be built."""
+"""Tells of a server how many models it has declared and not built, and how many of those can be built; the same of
+adapters, after how many are built; and which modules of the command line it has loaded.
+"""
 
 
 @pytest.fixture
@@ -212,7 +217,12 @@ def test_settlements_that_no_worker_would_write_keep_them_from_beginning(tmp_pat
 
 
 @pytest.mark.program
-def test_what_a_server_has_only_declared_can_be_built_once_it_is_used() -> None:
+def test_a_server_builds_what_it_uses_and_loads_no_other_command() -> None:
     told = subprocess.run([sys.executable, "-c", DECLARED], capture_output=True, text=True, check=True).stdout
-    waiting, built = map(int, told.split())
+    models, adapters, modules = told.splitlines()
+    waiting, built = map(int, models.split())
     assert waiting == built > 500
+    before, declared, built = map(int, adapters.split())
+    assert (before, built) == (0, declared)
+    assert declared > 5
+    assert modules.split() == [f"mcp_gateway.cli.{name}" for name in ("desk", "serve", "workers")]

@@ -14,7 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mcp_gateway.cli import _desk_options, app
+from mcp_gateway.cli.commands import app
+from mcp_gateway.cli.serve import _desk_options
 from mcp_gateway.core.config import Settings
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.gateway import open_desk

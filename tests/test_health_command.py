@@ -97,7 +97,7 @@ async def test_a_container_s_question_is_answered_without_the_command_line(
     async with open_door(tmp_path) as door:
         for url, ended in ((door.url, 0), ("http://127.0.0.1:1", 1)):
             monkeypatch.setattr("sys.argv", ["mcp-gateway", "health", "--live", "--url", url])
-            monkeypatch.setitem(sys.modules, "mcp_gateway.cli", None)
+            monkeypatch.setitem(sys.modules, "mcp_gateway.cli.commands", None)
             with pytest.raises(SystemExit) as exited:
                 await asyncio.to_thread(main)
             assert exited.value.code == ended

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from mcp_gateway.cli import app
+from mcp_gateway.cli.commands import app
 from mcp_gateway.core.config import ConfigError, Settings, load_settings
 from tests.cases import each
 

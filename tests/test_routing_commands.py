@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mcp_gateway.cli import app
+from mcp_gateway.cli.commands import app
 from mcp_gateway.cli.outcome_lines import OutcomeLines
 from mcp_gateway.core.prompt_tasks import TASKS
 from mcp_gateway.core.record import SCORE_WHOLE

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mcp_gateway.cli import app
+from mcp_gateway.cli.commands import app
 from tests.cases import each
 from tests.test_command_line import data_dir, kept_in, made, outside_of, run
 

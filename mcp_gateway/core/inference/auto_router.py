@@ -5,6 +5,7 @@ It never fails a request because it failed itself: then the pool's default is as
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from time import perf_counter
 from typing import NamedTuple
 
@@ -76,7 +77,6 @@ class AutoRouter:
         outcomes: OutcomeBook,
         targets: Targets,
         *,
-        classifier: PromptClassifier | None = None,
         now_s: Callable[[], float] = perf_counter,
     ) -> None:
         self._settings = settings
@@ -86,7 +86,6 @@ class AutoRouter:
         self._outcomes = outcomes
         self.targets = targets
         """In force; other ones count from the next call on."""
-        self._classifier = classifier or PromptClassifier()
         self._now_s = now_s
         self._conversations = Conversations()
         self._lengths = AnswerLengths()
@@ -130,6 +129,11 @@ class AutoRouter:
             self._conversations.note(choice.prefix, Remembered(record.model, task))
         if not is_test and task != "unknown" and record.finish_reason in _ENDED_BY_ITSELF:
             self._lengths.note(record.model, task, record.completion_tokens)
+
+    @cached_property
+    def _classifier(self) -> PromptClassifier:
+        """Reads its weights for the first who asks for `auto`, in some 20 ms and 2 MiB, which others do not need."""
+        return PromptClassifier()
 
     def _pool_for(self, ask: Ask, caller: Caller, source: str | None) -> Sequence[Model]:
         """Raises GatewayError `model_not_found` for a name in the request that is no model's."""

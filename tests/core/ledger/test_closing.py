@@ -14,7 +14,7 @@ from unittest.mock import patch
 import pytest
 from typer.testing import CliRunner
 
-from mcp_gateway.cli import app
+from mcp_gateway.cli.commands import app
 from mcp_gateway.core.clock import DAY_MS
 from mcp_gateway.core.engine import DatabaseError
 from mcp_gateway.core.identity.accounts import Accounts

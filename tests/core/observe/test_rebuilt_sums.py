@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mcp_gateway.cli import app
+from mcp_gateway.cli.commands import app
 from mcp_gateway.core.clock import HOUR_MS
 from mcp_gateway.core.observe.hourly_sums import DifferencesIn, HourlySums, SumsDifference
 from mcp_gateway.core.record import Attribution, RoutingFacts

@@ -104,7 +104,7 @@ async def settle(url: str, account_id: str, seconds: float) -> dict[str, float]:
     """In a process of its own: requests a second, and what each waited for its hold and for its settlement, in ms."""
     session = WriterSession(url, is_server=True, is_shared=True)
     store = await PostgresStore.open(url, EXECUTORS, session=session, now_ms=now_ms)
-    ledger = SharedLedger(store, lambda: store.replica)
+    ledger = SharedLedger(store, lambda: store.replica, lambda: True)
     holds_s: list[float] = []
     settlements_s: list[float] = []
 
@@ -137,7 +137,7 @@ async def settle(url: str, account_id: str, seconds: float) -> dict[str, float]:
 async def made_account(url: str) -> str:
     store = await PostgresStore.open(url, EXECUTORS, session=WriterSession(url, is_server=False), now_ms=now_ms)
     account = await Accounts(store, new_id=new_id, now_ms=now_ms).create("benchmark")
-    await SharedLedger(store, lambda: None).credit(account.id, 10**15, "start")
+    await SharedLedger(store, lambda: None, lambda: True).credit(account.id, 10**15, "start")
     await store.close()
     return account.id
 

@@ -150,7 +150,7 @@ async def of_replicas(server: PostgresServer, replicas: int, accounts: int, conc
             session = WriterSession(url, is_server=True, is_shared=True)
             store = await PostgresStore.open(url, OF_POSTGRES, session=session, now_ms=now_ms)
             opened.push_async_callback(store.close)
-            ledgers.append(SharedLedger(store, lambda store=store: store.replica))  # type: ignore[misc]
+            ledgers.append(SharedLedger(store, lambda store=store: store.replica, lambda: True))  # type: ignore[misc]
         made = [await Accounts(store, new_id=new_id, now_ms=now_ms).create(f"account {one}") for one in range(accounts)]
         for account in made:
             await ledgers[0].credit(account.id, 10**15, f"credit of {account.id}")

@@ -586,7 +586,7 @@ def _server_ledger(store: OpenDatabase, settings: Settings) -> Ledger:
     """One that decides alone, or for its part beside other replicas."""
     if store.replica is None:
         return _ledger(store, settings)
-    return SharedLedger(store, lambda: store.replica, **_ledger_options(settings))
+    return SharedLedger(store, lambda: store.replica, lambda: store.hears_others, **_ledger_options(settings))
 
 
 def _ledger_options(settings: Settings) -> dict[str, Any]:

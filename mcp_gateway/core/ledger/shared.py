@@ -103,9 +103,13 @@ def _nobody(_: str) -> None: ...
 class SharedLedger(Ledger):
     """All wallets, as far as one replica of several decides about them."""
 
-    def __init__(self, store: Engine, replica: Callable[[], int | None], **options: Any) -> None:
+    def __init__(
+        self, store: Engine, replica: Callable[[], int | None], hears_others: Callable[[], bool], **options: Any
+    ) -> None:
+        """`replica` is which of them this one is by now, `hears_others` whether it hears what they ask for."""
         super().__init__(store, **options)
         self._replica = replica
+        self._hears_others = hears_others
         self._numbers = count(1)
         self._asked: dict[str, _Asked] = {}
         self._silent: dict[int, float] = {}
@@ -384,7 +388,11 @@ class SharedLedger(Ledger):
                     await self.take_from_dead()
 
     async def return_idle(self) -> None:
-        """What is allotted of accounts of which nothing was held, since it was looked at last."""
+        """What is allotted of accounts of which nothing was held, since it was looked at last.
+
+        Without being asked, where it could not hear that: all that nothing is held of.
+        """
+        hears_others = self._hears_others()
         now_s = asyncio.get_running_loop().time()
         for account_id, until_s in tuple(self._shared_list.wanted.items()):
             if until_s <= now_s:
@@ -392,9 +400,9 @@ class SharedLedger(Ledger):
         idle = []
         for purse in self._purses:
             assert isinstance(purse, AllottedPurse)
-            if purse.holds or purse.promised_nano:
+            if purse.promised_nano or (purse.holds and hears_others):
                 purse.is_idle = False
-            elif purse.is_idle:
+            elif purse.is_idle or not hears_others:
                 idle.append(purse.account_id)
             else:
                 purse.is_idle = True

@@ -41,7 +41,7 @@ class Replica:
 async def replica_at(url: str, clock: MsClock, **options: Any) -> AsyncIterator[Replica]:
     session = WriterSession(url, is_server=True, is_shared=True)
     store = await PostgresStore.open(url, FOR_TESTS | EXECUTORS, session=session, now_ms=clock)
-    ledger = SharedLedger(store, lambda: store.replica, **options)
+    ledger = SharedLedger(store, lambda: store.replica, lambda: store.hears_others, **options)
     try:
         await eventually(lambda: store.hears_others)
         yield Replica(session, store, ledger)

@@ -731,6 +731,24 @@ async def test_what_comes_free_at_once_goes_back_in_one_write(
     assert isinstance(await placed(one, account_id, "first", 10_000), Hold)
 
 
+async def test_one_that_hears_nobody_gives_back_unasked_what_it_does_not_hold(
+    both: tuple[Replica, Replica], clock: MsClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = both
+    account_id = await paid_account(one, clock, 10_000)
+    await two.ledger.hold("busy", account_id, 5000, 5000)
+    passing = await two.ledger.hold("passing", account_id, 5000, 5000)
+    two.ledger.release(passing.request_id)
+    monkeypatch.setattr(two.ledger, "_money_wanted", lambda _: None)
+    two.store.listen(MoneyWanted, two.ledger._money_wanted)
+    assert await placed(one, account_id, "early", 5000) == "balance_held"
+    await two.ledger.return_idle()
+    assert await placed(one, account_id, "still early", 5000) == "balance_held"
+    monkeypatch.setattr(two.ledger, "_hears_others", lambda: False)
+    await two.ledger.return_idle()
+    assert isinstance(await placed(one, account_id, "first", 5000), Hold)
+
+
 async def test_what_a_request_is_about_to_hold_is_kept_for_it_unless_another_replica_comes_first(
     both: tuple[Replica, Replica], clock: MsClock
 ) -> None:

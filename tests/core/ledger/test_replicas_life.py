@@ -41,7 +41,7 @@ WHO = st.integers(0, 1)
 
 class _OfReplica(SharedLedger):
     def __init__(self, store: Any) -> None:
-        super().__init__(store, lambda: store.replica)
+        super().__init__(store, lambda: store.replica, lambda: store.hears_others)
 
 
 class AuditedReplica(AuditedLedger, _OfReplica):

@@ -4,106 +4,147 @@ A subject has two keys. One holds its counts as five doubles: the minute they ar
 requests of that minute's day. The other is a sorted set of the leases of what runs, by when they end in ms: a place
 that is neither given back nor renewed comes back by itself. KEYS are the first of all subjects, then the second of all.
 
-Time is ARGV[1] in ms, or Valkey's own where that is empty, so that all replicas have the same minute.
+What costs is each command that a script runs, each argument, value, table and function that it makes: so numbers come
+and go packed, and what scripts have in common is text. And with the first that is counted of a subject in a minute is
+done what then holds for that minute: for how long both keys are kept, and that leases which are over are taken out;
+which is done besides where they would have somebody refused.
 """
 
 from mcp_gateway.core.valkey.client import Script
 
-_COUNTS = r"""
-local n = #KEYS / 2
-local now = tonumber(ARGV[1])
-if not now then
+_TIME = r"""
+if ARGV[3] then
+  now = tonumber(ARGV[3])
+else
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local minute = math.floor(now / 60000)
-local day = math.floor(minute / 1440)
-local function read(key)
-  local held = redis.call('GET', key)
-  if not held then return 0, 0, 0, 0, false end
-  local m, requests, listings, tokens, today = struct.unpack('>ddddd', held)
+"""
+"""In ms, by Valkey's own clock, so that all replicas have the same minute; by the third argument where there is one."""
+
+_MINUTE = r"""
+minute = (now - now % 60000) / 60000
+day = (minute - minute % 1440) / 1440
+"""
+
+_HELD = r"""
+  local m, r, l, t, d = -1, 0, 0, 0, 0
+  local held = redis.call('GET', KEYS[i])
+  if held then m, r, l, t, d = struct.unpack('>ddddd', held) end
+"""
+"""What a subject has used, and the minute of that."""
+
+_TURNED = r"""
   if m ~= minute then
-    requests, listings, tokens = 0, 0, 0
-    if math.floor(m / 1440) ~= day then today = 0 end
+    r, l, t = 0, 0, 0
+    if (m - m % 1440) / 1440 ~= day then d = 0 end
   end
-  return requests, listings, tokens, today, true
-end
+"""
+"""That of the present minute."""
+
+_KEPT = r"""
+    local counts = struct.pack('>ddddd', minute, r, l, t, d)
+    if m == minute then
+      redis.call('SETRANGE', KEYS[i], 0, counts)
+    else
+      if lasts_ms == 0 then lasts_ms = (day + 1) * 86400000 - now + 60000 end
+      redis.call('SET', KEYS[i], counts, 'PX', lasts_ms)
+      redis.call('PEXPIRE', KEYS[n + i], ttl + 60000)
+    end
 """
 
 ADMIT = Script(
-    _COUNTS
+    "local now, minute, day"
+    + _TIME
+    + _MINUTE
     + r"""
-local lease, ttl, forced = ARGV[2], ARGV[3], ARGV[4] == '1'
-local requests, today, listings, tokens = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local known_minute = tonumber(ARGV[9])
-if forced and lease ~= '' and redis.call('ZSCORE', KEYS[n + 1], lease) then
+local n, lease, subjects = #KEYS / 2, ARGV[2], {false}
+local ttl, forced, requests, today, listings, tokens, known_minute, at = struct.unpack('>ddddddd', ARGV[1])
+local is_known, is_of_day = known_minute == minute, (known_minute - known_minute % 1440) / 1440 == day
+if forced == 1 and lease ~= '' and redis.call('ZSCORE', KEYS[n + 1], lease) then
   requests, today = 0, 0
 end
-local fits, counts, lasts = 1, {}, {}
+local fits = 1
 for i = 1, n do
-  local r, l, t, d = read(KEYS[i])
-  local rpm, rpd, tpm, cap, lpm, known_r, known_d, lasts_ms = struct.unpack('>dddddddd', ARGV[9 + i])
-  if known_minute == minute then r = math.max(r, known_r) end
-  if math.floor(known_minute / 1440) == day then d = math.max(d, known_d) end
-  redis.call('ZREMRANGEBYSCORE', KEYS[n + i], '-inf', now)
+  local rpm, rpd, tpm, cap, lpm, lasts_ms, known_r, known_d
+  rpm, rpd, tpm, cap, lpm, lasts_ms, known_r, known_d, at = struct.unpack('>dddddddd', ARGV[1], at)
+"""
+    + _HELD
+    + _TURNED
+    + r"""
+  if is_known and known_r > r then r = known_r end
+  if is_of_day and known_d > d then d = known_d end
   local running = redis.call('ZCARD', KEYS[n + i])
-  if not forced and (
+  if running > 0 and (m ~= minute or running >= cap) then
+    running = running - redis.call('ZREMRANGEBYSCORE', KEYS[n + i], '-inf', now)
+  end
+  if forced ~= 1 and (
     (requests > 0 and (r >= rpm or d >= rpd or running >= cap))
     or (listings > 0 and l >= lpm) or (tokens > 0 and t + tokens > tpm)
   ) then fits = 0 end
-  counts[i] = {r, l, t, d, running}
-  lasts[i] = lasts_ms
+  subjects[i] = {m, r, l, t, d, running, lasts_ms}
 end
-if fits == 1 then
-  for i = 1, n do
-    local c = counts[i]
-    c[1], c[2], c[3], c[4] = c[1] + requests, c[2] + listings, c[3] + tokens, c[4] + today
-    local lasts_ms = lasts[i]
-    if lasts_ms == 0 then lasts_ms = (day + 1) * 86400000 - now + 60000 end
-    redis.call('SET', KEYS[i], struct.pack('>ddddd', minute, c[1], c[2], c[3], c[4]), 'PX', lasts_ms)
-    if lease ~= '' then
-      c[5] = c[5] + redis.call('ZADD', KEYS[n + i], now + ttl, lease)
-      redis.call('PEXPIRE', KEYS[n + i], ttl)
-    end
-  end
-end
-local told = {fits, now}
+local told = struct.pack('>i8i8', fits, now)
 for i = 1, n do
-  for j = 1, 5 do told[#told + 1] = counts[i][j] end
+  local m, r, l, t, d, running, lasts_ms = unpack(subjects[i])
+  if fits == 1 then
+    r, l, t, d = r + requests, l + listings, t + tokens, d + today
+    if lease ~= '' then
+      running = running + redis.call('ZADD', KEYS[n + i], now + ttl, lease)
+      if running == 1 then redis.call('PEXPIRE', KEYS[n + i], ttl + 60000) end
+    end
+"""
+    + _KEPT
+    + r"""
+  end
+  told = told .. struct.pack('>i8i8i8i8i8', r, l, t, d, running)
 end
 return told
 """
 )
 """Counts requests, listings or tokens of subjects where all of their limits leave room, and takes a place for a lease.
 
-ARGV: time, lease or empty, its length in ms, 1 to count without asking (what was admitted while Valkey was away; once,
-however often it comes), what to add to a minute's requests, a day's, listings and tokens, and the minute of the counts
-that the asker knows; then for each subject eight doubles: the limits of requests a minute and a day, tokens, places and
-listings, the requests of that minute and its day that the asker knows of, which count even if Valkey has forgotten
-them, and for how long its counts are kept after the last, 0 for until the day is over.
+ARGV: terms; lease or empty; time. Terms are seven doubles: for how long the lease is in ms, 1 to count without asking
+(what was admitted while Valkey was away; once, however often it comes), what to add to a minute's requests, a day's,
+listings and tokens, and the minute of the counts that the asker knows. Then for each subject eight: the limits of
+requests a minute and a day, tokens, places and listings, for how long its counts are kept in ms, 0 for until the day is
+over, and the requests of that minute and its day that the asker knows of, which count even if Valkey has forgotten
+them.
 
-Returns whether all of it was counted, the time in ms, and for each subject requests, listings, tokens, requests today
-and places taken, as they are then.
+Returns integers of eight bytes: whether all of it was counted, the time in ms, and for each subject requests, listings,
+tokens, requests today and places taken, as they are then.
 """
 
 RELEASE = Script(
-    _COUNTS
-    + r"""
-local lease, reserved, difference = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+    r"""
+local n, lease, tokens = #KEYS / 2, ARGV[1], ARGV[2]
 if lease ~= '' then
   local had = 0
   for i = 1, n do had = had + redis.call('ZREM', KEYS[n + i], lease) end
   if had == 0 then return 0 end
 end
-if difference > 0 or (difference < 0 and reserved == minute) then
-  for i = 1, n do
-    local r, l, t, d, is_held = read(KEYS[i])
-    local counts = struct.pack('>ddddd', minute, r, l, math.max(0, t + difference), d)
-    if is_held then
-      redis.call('SET', KEYS[i], counts, 'KEEPTTL')
-    else
-      redis.call('SET', KEYS[i], counts, 'PX', 120000)
-    end
+if tokens == '' then return 1 end
+local difference, reserved, ended, lasts_ms, ttl = struct.unpack('>ddddd', tokens)
+for i = 1, n do
+"""
+    + _HELD
+    + r"""
+  local now, minute, day = nil, m, nil
+  if ended > m then
+"""
+    + _TIME
+    + _MINUTE
+    + r"""
+  end
+"""
+    + _TURNED
+    + r"""
+  if difference > 0 or minute == reserved then
+    t = t + difference
+    if t < 0 then t = 0 end
+"""
+    + _KEPT
+    + r"""
   end
 end
 return 1
@@ -111,24 +152,27 @@ return 1
 )
 """Gives back a lease's places, once; and corrects the tokens of a reservation, which is of a minute that may be over.
 
-ARGV: time, lease or empty for tokens alone, the minute that they were reserved in, and what they were too few by.
+ARGV: lease or empty for tokens alone; tokens or empty; time. Tokens are five doubles: what they were too few by, the
+minute that they were reserved in, the one that they ended in by what the asker knows of Valkey's clock, for how long
+counts are kept, as in ADMIT, and for how long a lease is in ms. They count where they ended, or in the minute of the
+counts where that is later; the clock is looked at where it is earlier.
 """
 
 RENEW = Script(
-    r"""
-local now = tonumber(ARGV[1])
-if not now then
-  local t = redis.call('TIME')
-  now = t[1] * 1000 + math.floor(t[2] / 1000)
-end
+    "local now"
+    + _TIME
+    + r"""
 for i = 1, #KEYS do
   redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', now)
-  redis.call('ZADD', KEYS[i], now + ARGV[3], ARGV[2])
-  redis.call('PEXPIRE', KEYS[i], ARGV[3])
+  redis.call('ZADD', KEYS[i], now + ARGV[2], ARGV[1])
+  redis.call('PEXPIRE', KEYS[i], ARGV[2] + 60000)
 end
 return redis.call('ZCARD', KEYS[1])
 """
 )
-"""Has a lease's places last on: KEYS are its sorted sets. Returns how many leases the first has."""
+"""Has a lease's places last on: KEYS are its sorted sets. Returns how many leases the first has.
+
+ARGV: lease; for how long it is in ms; time.
+"""
 
 SCRIPTS = (ADMIT, RELEASE, RENEW)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from math import inf
-from secrets import token_hex
+from secrets import token_bytes
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -41,35 +41,34 @@ _UNTIL_THE_DAY_IS_OVER = 0.0
 _ALL = b"{limits}:replicas"
 _COUNTS, _PLACES = b"{limits}:n:", b"{limits}:l:"
 """Before the name of a subject. Braces keep all of them together where keys are spread over servers."""
-_LIMITS = Struct(">8d")
+_AMOUNTS, _OF_SUBJECT, _TOKENS = Struct(">7d"), Struct(">8d"), Struct(">5d")
+"""What is said to ADMIT before that of each subject, and of each; and to RELEASE."""
+_LEASE = Struct(">6sQ")
+"""The replica that it is of, and its number there."""
+_BEFORE_LEASE = b"$%d\r\n" % _LEASE.size
 _TOLD_OF_EACH = 5
 """Counts that Valkey tells of a subject."""
-_AMOUNTS, _ENDS = 9, 4
-"""Arguments of an admission before those of each subject, and of an end."""
-_BEFORE_LIMITS = b"$%d\r\n" % _LIMITS.size
+_END = b"\r\n"
 _NO_LEASE = b""
 _NO_MINUTE = -1
-_NOTHING_TOLD = bulk(_NO_MINUTE) + bulk(0)
-"""Of tokens."""
-_ITS_OWN_TIME = bulk(b"")
 
 
 class _Question(NamedTuple):
-    """What of a caller is the same in all that is asked of it within a minute."""
+    """What of a caller is the same in all that is asked of it within a minute, on one connection."""
 
-    quotas: tuple[Quota, ...]
+    caller: Caller
     uses: Uses
     """As Valkey told them."""
     keys: tuple[bytes, ...]
     own_uses: Uses
     """As this replica has counted them itself."""
-    admit: bytes
-    """The beginning of what is sent to have something counted, and of what is sent at the end."""
-    release: bytes
+    subjects: bytes
+    """Their limits, and what is known of them now: Valkey may have forgotten it."""
     request: bytes
-    """The middle of an admission."""
-    limits: tuple[tuple[float, ...], ...]
-    minute: int
+    """What is sent to have a request admitted, up to its lease; and at its end."""
+    release: bytes
+    told: Struct
+    """What Valkey answers."""
     lasts_ms: float
     has_tokens: bool
     """Whether tokens a minute are limited: else nobody waits for a reservation."""
@@ -85,18 +84,14 @@ class SharedTurn(Turn):
     By how much its tokens were estimated wrongly is told with the end of its place, or at once where that is over.
     """
 
-    __slots__ = ("asked", "caller", "counted_in", "difference", "lease", "own_uses", "shared")
+    __slots__ = ("asked", "counted_in", "difference", "lease", "shared")
 
-    def __init__(
-        self, shared: "SharedLimiter", caller: Caller, asked: _Question, lease: bytes, own_uses: Uses, minute: int
-    ) -> None:
+    def __init__(self, shared: "SharedLimiter", asked: _Question, lease: bytes, minute: int) -> None:
         super().__init__(shared, asked.uses)
         self.shared = shared
-        self.caller = caller
         self.asked = asked
         self.lease = lease
         """Empty for what has no place, or none that Valkey knows or will know of."""
-        self.own_uses = own_uses
         self.counted_in = minute
         self.difference = 0
         """Of tokens: what Valkey does not know of yet."""
@@ -121,7 +116,7 @@ class SharedTurn(Turn):
             self.shared.corrected(self, difference)
 
     def again(self) -> "SharedTurn":
-        turn = SharedTurn(self.shared, self.caller, self.asked, _NO_LEASE, self.own_uses, self.counted_in)
+        turn = SharedTurn(self.shared, self.asked, _NO_LEASE, self.counted_in)
         turn._is_released = True
         return turn
 
@@ -174,6 +169,8 @@ class SharedLimiter(Limiter):
     ) -> None:
         """`clock` tells the time until Valkey does; `now_s` is one in the place of Valkey's own."""
         self._given_now_s = now_s
+        self._arguments = 2 if now_s is None else 3
+        """Of each script: the last is the time."""
         self._server_time = ServerTime(clock)
         time_s = now_s or self._server_time
         super().__init__(time_s, guest_addresses_per_minute=guest_addresses_per_minute)
@@ -181,7 +178,7 @@ class SharedLimiter(Limiter):
         self._valkey = valkey
         self._lease_s = lease_s
         self._lease_ms = int(lease_s * 1000)
-        self._id = token_hex(6).encode()
+        self._id = token_bytes(6)
         self._numbers = count(1)
         self._asked: dict[str | None, _Question] = {}
         """By what is shown."""
@@ -226,14 +223,14 @@ class SharedLimiter(Limiter):
     async def admitted(self, caller: Caller) -> Turn:
         """Count one inference request and take a place in flight. Raises GatewayError (429) without counting."""
         asked = self._asked_of(caller)
-        lease = b"%b:%d" % (self._id, next(self._numbers))
+        lease = _LEASE.pack(self._id, next(self._numbers))
         if self._valkey.is_up:
             self._refuse_if_certain(asked)
         try:
-            answering = self._valkey.ask(self._counting(asked, lease, asked.request))
+            answering = self._valkey.ask(self._request(asked, lease))
         except ValkeyDown:
             self._own.check(self._sharer(caller))
-            return self._begun_alone(caller, asked, lease)
+            return self._begun_alone(asked, lease)
         try:
             answer = await answering
         except ValkeyDown:  # by now, and it may have counted: under the same lease it does so once
@@ -242,7 +239,7 @@ class SharedLimiter(Limiter):
             except GatewayError:
                 self._owe(self._ending(asked, lease, _NO_MINUTE, 0))
                 raise
-            return self._begun_alone(caller, asked, lease)
+            return self._begun_alone(asked, lease)
         except BaseException:
             self._tell_end(asked, lease, _NO_MINUTE, 0)
             raise
@@ -250,11 +247,11 @@ class SharedLimiter(Limiter):
             raise self._refusal(asked.uses)
         if caller.credential_id is not None:
             self._admitted[caller.credential_id] = asked.uses
-        return self._begun(caller, asked, lease)
+        return self._begun(asked, lease)
 
     def give_back(self, turn: SharedTurn) -> None:
         """See Turn.release."""
-        self._own.leave(turn.own_uses)
+        self._own.leave(turn.asked.own_uses)
         self._turns.pop(turn.lease, None)
         if turn.lease and turn.lease not in self._untold:
             difference, turn.difference = turn.difference, 0
@@ -264,14 +261,14 @@ class SharedLimiter(Limiter):
     def in_flight(self) -> int:
         return self._own.in_flight
 
-    def _begun(self, caller: Caller, asked: _Question, lease: bytes) -> SharedTurn:
+    def _begun(self, asked: _Question, lease: bytes) -> SharedTurn:
         self._own.take(asked.own_uses)
-        turn = SharedTurn(self, caller, asked, lease, asked.own_uses, self._minute)
+        turn = SharedTurn(self, asked, lease, self._minute)
         self._turns[lease] = turn
         return turn
 
-    def _begun_alone(self, caller: Caller, asked: _Question, lease: bytes) -> SharedTurn:
-        turn = self._begun(caller, asked, lease)
+    def _begun_alone(self, asked: _Question, lease: bytes) -> SharedTurn:
+        turn = self._begun(asked, lease)
         if len(self._untold) < _MOST_OWED:
             self._untold[lease] = turn
         return turn
@@ -307,16 +304,16 @@ class SharedLimiter(Limiter):
 
     async def reserve(self, turn: SharedTurn, tokens: int) -> int:
         """Reserve tokens for a turn; returns the number of the minute. See Turn.reserve_tokens."""
-        for quota in turn.caller.quotas:
+        for quota in turn.asked.caller.quotas:
             limit = quota.allowance.tokens_per_minute
             if limit is not None and tokens > limit:
                 raise too_large(quota, tokens)
         self._tell_tokens(turn)
-        asked = self._asked_of(turn.caller)
+        asked = self._asked_of(turn.asked.caller)
         try:
             answer = await self._valkey.ask(self._counting(asked, _NO_LEASE, self._amounts(tokens=tokens)))
         except ValkeyDown:
-            minute = self._own.take_tokens(turn.own_uses, self._sharer(turn.caller).quotas, tokens)
+            minute = self._own.take_tokens(turn.asked.own_uses, self._sharer(turn.asked.caller).quotas, tokens)
             turn.difference += tokens
             return minute
         except BaseException:
@@ -324,14 +321,14 @@ class SharedLimiter(Limiter):
             raise
         if not self._heard(asked, answer):
             raise self._lack_of(tokens, asked.uses)
-        self._own.correct_tokens(turn.own_uses, self._minute, tokens)
+        self._own.correct_tokens(turn.asked.own_uses, self._minute, tokens)
         return self._minute
 
     def corrected(self, turn: SharedTurn, difference: int) -> None:
         """See Turn.true_up."""
-        self._own.correct_tokens(turn.own_uses, turn.reserved_in, difference)
+        self._own.correct_tokens(turn.asked.own_uses, turn.reserved_in, difference)
         if turn.asked.has_tokens:  # the caller is told at once
-            self.correct_tokens(self._uses_of(turn.caller), turn.reserved_in, difference)
+            self.correct_tokens(self._uses_of(turn.asked.caller), turn.reserved_in, difference)
         if not turn.is_released or turn.lease in self._untold:
             return  # it is told with the end of its place
         if self.is_alone:
@@ -369,6 +366,7 @@ class SharedLimiter(Limiter):
     def restore_day(self, counts: Mapping[str, int]) -> None:
         super().restore_day(counts)
         self._own.restore_day(counts)
+        self._asked.clear()
 
     # What goes on beside the requests
 
@@ -412,7 +410,7 @@ class SharedLimiter(Limiter):
         amounts = self._amounts(requests=int(in_minute), today=int(on_day), is_forced=True)
         del self._untold[lease]
         self._valkey.tell(
-            self._counting(self._asked_of(turn.caller), lease, amounts),
+            self._counting(self._asked_of(turn.asked.caller), lease, amounts),
             lambda _: self._untold.__setitem__(lease, turn),
         )
         if turn.is_released:
@@ -423,6 +421,7 @@ class SharedLimiter(Limiter):
 
     def _changed(self, is_up: bool) -> None:
         if is_up:
+            self._asked.clear()  # it may have forgotten what is known
             self._is_back.set()
         self._on_change()
 
@@ -435,22 +434,26 @@ class SharedLimiter(Limiter):
     def _asked_of(self, caller: Caller) -> _Question:
         self._current_minute()
         known = self._asked.get(caller.credential_id)
-        if known is not None and known.quotas is caller.quotas:
+        if known is not None and known.caller.quotas is caller.quotas:
             return known
         uses = self._uses_of(caller)
-        keys = [self._name_of(use, quota) for use, quota in uses]
-        all_keys = (*(_COUNTS + key for key in keys), *(_PLACES + key for key in keys))
+        names = [self._name_of(use, quota) for use, quota in uses]
+        keys = (*(_COUNTS + name for name in names), *(_PLACES + name for name in names))
+        lasts_ms = _GUESTS_LAST_MS if caller.is_guest else _UNTIL_THE_DAY_IS_OVER
+        subjects = b"".join(
+            _OF_SUBJECT.pack(*_limits_of(quota.allowance), lasts_ms, use.requests, use.requests_today)
+            for use, quota in uses
+        )
         asked = _Question(
-            caller.quotas,
+            caller,
             uses,
-            all_keys,
+            keys,
             self._own.uses_of(caller),
-            ADMIT.call(all_keys, _AMOUNTS + len(keys)),
-            RELEASE.call(all_keys, _ENDS),
-            self._amounts(requests=1, today=1),
-            tuple(_limits_of(quota.allowance) for quota in caller.quotas),
-            self._minute,
-            _GUESTS_LAST_MS if caller.is_guest else _UNTIL_THE_DAY_IS_OVER,
+            subjects,
+            ADMIT.call(keys, self._arguments) + bulk(self._amounts(requests=1, today=1) + subjects) + _BEFORE_LEASE,
+            RELEASE.call(keys, self._arguments) + _BEFORE_LEASE,
+            Struct(f">{2 + _TOLD_OF_EACH * len(uses)}q"),
+            lasts_ms,
             any(quota.allowance.tokens_per_minute is not None for quota in caller.quotas),
         )
         if caller.credential_id is not None:
@@ -463,24 +466,23 @@ class SharedLimiter(Limiter):
         is_shared = quota.is_of_guests and self._guest_uses.get(shared) is use
         return (shared if is_shared else quota.subject).encode()
 
+    def _request(self, asked: _Question, lease: bytes) -> bytes:
+        """To have a request admitted; see ADMIT."""
+        return b"".join((asked.request, lease, _END, self._now()))
+
     def _counting(self, asked: _Question, lease: bytes, amounts: bytes) -> bytes:
-        """What is sent to have something counted; see ADMIT."""
-        parts, lasts_ms = [asked.admit, self._now(), bulk(lease), amounts], asked.lasts_ms
-        is_known = asked.minute == self._minute
-        for limits, (use, _) in zip(asked.limits, asked.uses, strict=True):
-            known = (use.requests, use.requests_today) if is_known else (0, 0)
-            parts += _BEFORE_LIMITS, _LIMITS.pack(*limits, *known, lasts_ms), b"\r\n"
-        return b"".join(parts)
+        """To have something else counted; see ADMIT."""
+        call = ADMIT.call(asked.keys, self._arguments)
+        return b"".join((call, bulk(amounts + asked.subjects), bulk(lease), self._now()))
 
     def _amounts(
         self, *, requests: int = 0, today: int = 0, listings: int = 0, tokens: int = 0, is_forced: bool = False
     ) -> bytes:
-        amounts = (self._lease_ms, int(is_forced), requests, today, listings, tokens, self._minute)
-        return b"".join(map(bulk, amounts))
+        return _AMOUNTS.pack(self._lease_ms, is_forced, requests, today, listings, tokens, self._minute)
 
     def _heard(self, asked: _Question, answer: Any) -> bool:
         """Take over what Valkey tells of its counts; returns whether it has counted."""
-        fits, time_ms, *told = answer
+        fits, time_ms, *told = asked.told.unpack(answer)
         if time_ms != self._heard_at_ms:  # as answers do that come together
             self._heard_at_ms = time_ms
             self._server_time.heard(time_ms / 1000)
@@ -500,15 +502,19 @@ class SharedLimiter(Limiter):
 
     def _ending(self, asked: _Question, lease: bytes, minute: int, difference: int) -> bytes:
         """See RELEASE."""
-        told = _NOTHING_TOLD if not difference else bulk(minute) + bulk(difference)
-        return b"".join((asked.release, self._now(), bulk(lease), told))
+        tokens = b""
+        if difference:
+            tokens = _TOKENS.pack(difference, minute, self._current_minute(), asked.lasts_ms, self._lease_ms)
+        if lease:
+            return b"".join((asked.release, lease, _END, bulk(tokens), self._now()))
+        return b"".join((RELEASE.call(asked.keys, self._arguments), bulk(lease), bulk(tokens), self._now()))
 
     def _renewal(self, places: tuple[bytes, ...], lease: bytes) -> bytes:
         """See RENEW."""
-        return b"".join((RENEW.call(places, 3), self._now(), bulk(lease), bulk(self._lease_ms)))
+        return b"".join((RENEW.call(places, self._arguments), bulk(lease), bulk(self._lease_ms), self._now()))
 
     def _now(self) -> bytes:
-        return _ITS_OWN_TIME if self._given_now_s is None else bulk(int(self._given_now_s() * 1000))
+        return b"" if self._given_now_s is None else bulk(int(self._given_now_s() * 1000))
 
     # Tables
 

@@ -224,6 +224,80 @@ async def test_a_long_answer_keeps_its_place(valkey_url: str) -> None:
         (await two.limiter.admitted(who)).release()
 
 
+async def test_places_of_the_dead_refuse_nobody_once_their_leases_are_over(valkey_url: str) -> None:
+    clock, who = Clock(), caller("key_1", {"places": 1})
+    async with replica(valkey_url, clock) as one, replica(valkey_url, clock) as two:
+        await one.limiter.admitted(who)
+        clock.now_s += LEASE_S + 1
+        (await two.limiter.admitted(who)).release()
+
+
+async def test_places_of_the_dead_are_told_of_until_the_next_minute(valkey_url: str) -> None:
+    clock, who = Clock(), caller("key_1", {})
+    async with replica(valkey_url, clock) as one, replica(valkey_url, clock) as two:
+        await one.limiter.admitted(who)
+        clock.now_s += 50
+        await two.limiter.admitted(who)
+        assert two.limiter.running(who.quotas[0]) == 2
+        clock.now_s += 10
+        await counted(two.limiter, who)
+        assert two.limiter.running(who.quotas[0]) == 1
+
+
+async def test_places_are_kept_a_minute_longer_than_a_lease(valkey_url: str) -> None:
+    """Since for how long is said with the first of a minute, of whatever kind, and not with each."""
+    clock, who, lease_s = Clock(), caller("key_1", {"tpm": 1000}), 1000
+
+    async def begin(one: Replica) -> None:
+        await one.limiter.admitted(who)
+
+    async def count(one: Replica) -> None:
+        await counted(one.limiter, who)
+
+    async def end(one: Replica) -> None:
+        turn.true_up(100)
+        turn.release()
+
+    async def renew(one: Replica) -> None:
+        await one.limiter.renew()
+
+    async with replica(valkey_url, clock, lease_s=lease_s) as one:
+        turn = await one.limiter.admitted(who)
+        for does in (begin, count, end, renew):
+            await one.valkey.ask(("PEXPIRE", "{limits}:l:key_1", 1000))
+            clock.now_s += 60
+            await does(one)
+            lasts_ms = await one.valkey.ask(("PTTL", "{limits}:l:key_1"))
+            assert isinstance(lasts_ms, int)
+            assert lease_s < lasts_ms / 1000 <= lease_s + 60, does
+
+
+async def test_tokens_count_in_the_minute_in_which_they_end(valkey_url: str) -> None:
+    """By what a replica knows of the time; a minute that another has begun since is not undone."""
+    clock, ahead, who = Clock(), Clock(), caller("key_1", {"tpm": 100})
+    async with replica(valkey_url, clock, lease_s=1000) as one, replica(valkey_url, ahead) as two:
+        first, second, third = await tried(one.limiter, who, 3)
+        pending = third.reserve_tokens(50)
+        assert pending is not None
+        await pending
+        for made in (clock, ahead):
+            made.now_s += 60
+        first.true_up(30)
+        first.release()
+        await one.valkey.ask(("PING",))
+        await counted(two.limiter, who)
+        assert remaining(two.limiter, who) == (None, None, 70)
+        ahead.now_s += 60
+        await counted(two.limiter, who)
+        second.true_up(20)
+        second.release()
+        third.true_up(10)  # of what was reserved in a minute that is over nothing comes back
+        third.release()
+        await one.valkey.ask(("PING",))
+        await counted(two.limiter, who)
+        assert remaining(two.limiter, who) == (None, None, 80)
+
+
 async def test_guests_beyond_those_who_are_counted_apart_are_counted_as_one(valkey_url: str) -> None:
     clock = Clock()
     async with replica(valkey_url, clock) as one, replica(valkey_url, clock) as two:

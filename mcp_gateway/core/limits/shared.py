@@ -46,8 +46,8 @@ _AMOUNTS, _OF_SUBJECT, _TOKENS = Struct(">7d"), Struct(">8d"), Struct(">5d")
 _LEASE = Struct(">6sQ")
 """The replica that it is of, and its number there."""
 _BEFORE_LEASE = b"$%d\r\n" % _LEASE.size
-_TOLD_OF_EACH = 5
-"""Counts that Valkey tells of a subject."""
+_TOLD_FIRST, _TOLD_OF_SUBJECT = Struct(">2q"), Struct(">5q")
+"""What ADMIT returns."""
 _END = b"\r\n"
 _NO_LEASE = b""
 _NO_MINUTE = -1
@@ -67,8 +67,6 @@ class _Question(NamedTuple):
     request: bytes
     """What is sent to have a request admitted, up to its lease; and at its end."""
     release: bytes
-    told: Struct
-    """What Valkey answers."""
     lasts_ms: float
     has_tokens: bool
     """Whether tokens a minute are limited: else nobody waits for a reservation."""
@@ -87,8 +85,11 @@ class SharedTurn(Turn):
     __slots__ = ("asked", "counted_in", "difference", "lease", "shared")
 
     def __init__(self, shared: "SharedLimiter", asked: _Question, lease: bytes, minute: int) -> None:
-        super().__init__(shared, asked.uses)
-        self.shared = shared
+        self._limiter = self.shared = shared  # written out, since every request pays for a further call
+        self._uses = asked.uses
+        self._tokens = 0
+        self._minute = _NO_MINUTE
+        self._is_released = False
         self.asked = asked
         self.lease = lease
         """Empty for what has no place, or none that Valkey knows or will know of."""
@@ -452,7 +453,6 @@ class SharedLimiter(Limiter):
             subjects,
             ADMIT.call(keys, self._arguments) + bulk(self._amounts(requests=1, today=1) + subjects) + _BEFORE_LEASE,
             RELEASE.call(keys, self._arguments) + _BEFORE_LEASE,
-            Struct(f">{2 + _TOLD_OF_EACH * len(uses)}q"),
             lasts_ms,
             any(quota.allowance.tokens_per_minute is not None for quota in caller.quotas),
         )
@@ -482,18 +482,19 @@ class SharedLimiter(Limiter):
 
     def _heard(self, asked: _Question, answer: Any) -> bool:
         """Take over what Valkey tells of its counts; returns whether it has counted."""
-        fits, time_ms, *told = asked.told.unpack(answer)
+        fits, time_ms = _TOLD_FIRST.unpack_from(answer)
         if time_ms != self._heard_at_ms:  # as answers do that come together
             self._heard_at_ms = time_ms
             self._server_time.heard(time_ms / 1000)
             self._current_minute()
-        minute, at = time_ms // MINUTE_MS, 0
+        minute, at = time_ms // MINUTE_MS, _TOLD_FIRST.size
         for use, quota in asked.uses:
             if use.minute != minute or not use.is_kept:
                 use.minute = minute
                 self._keep(use, quota)
-            use.requests, use.listings, use.tokens, use.requests_today, use.running = told[at : at + _TOLD_OF_EACH]
-            at += _TOLD_OF_EACH
+            told = _TOLD_OF_SUBJECT.unpack_from(answer, at)
+            use.requests, use.listings, use.tokens, use.requests_today, use.running = told
+            at += _TOLD_OF_SUBJECT.size
         return bool(fits)
 
     def _tell_end(self, asked: _Question, lease: bytes, minute: int, difference: int) -> None:

@@ -63,7 +63,8 @@ test-postgres-decisive: test-postgres  ## run that of test-postgres in which the
 
 on_postgres = $(BIN)/python -m pytest --engine postgres --valkey --hypothesis-profile few $(WORKERS) -m
 # whose tests of their own are run on PostgreSQL, too, and gateways that are started as programs
-ROOMS := tests/core/identity tests/core/webhooks tests/core/routing/test_outcome_book.py tests/core/test_audit.py tests/core/test_idempotency.py \
+ROOMS := tests/core/identity tests/core/inference tests/core/ledger tests/core/observe tests/core/payments tests/core/webhooks \
+	tests/core/routing/test_outcome_book.py tests/core/test_audit.py tests/core/test_day_counts.py tests/core/test_idempotency.py \
 	tests/core/test_sign_ins.py tests/doors/test_http_draining.py tests/bridge/test_gateway.py
 # limits, money, who is let in, what is told: where engines can differ
 DECISIVE := $(patsubst %,tests/doors/test_%.py,http_limits money_both_doors day_counts budgets budget_tree leases topups rotation admin_service people webhooks \

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import count, groupby
 from pathlib import Path
 from random import Random
-from typing import cast
 
 import pytest
 import pytest_asyncio
@@ -30,7 +29,7 @@ from mcp_gateway.core.identity.known_keys import KnownKeys
 from mcp_gateway.core.ids import new_id
 from mcp_gateway.core.ledger.ledger import Ledger
 from mcp_gateway.core.store.sqlite.store import Store
-from tests import serving
+from tests import databases, serving
 from tests.authorities import hide_authorities
 from tests.bridge.process import McpTestServer, server_template
 from tests.clients.installed import Gateway, Pages, served_gateway, served_pages
@@ -74,7 +73,7 @@ if sys.gettrace() is None:  # with a hook, CPython 3.11 may fail to begin a seco
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     global _may_start
-    _may_start = serving.is_on_postgres or any(map(item.get_closest_marker, ("program", "slow", "engines")))
+    _may_start = databases.is_on_postgres or any(map(item.get_closest_marker, ("program", "slow", "engines")))
     try:
         return (yield)
     finally:
@@ -91,7 +90,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     global _left_out
-    serving.is_on_postgres = config.getoption("engine") == "postgres"
+    databases.is_on_postgres = config.getoption("engine") == "postgres"
     if config.getoption("valkey"):
         folder = tempfile.TemporaryDirectory()
         server = ValkeyServer(Path(folder.name))
@@ -251,7 +250,7 @@ def database(tmp_path: Path) -> Path:
 @pytest.fixture
 def of_sqlite() -> None:
     """For what is about SQLite alone: its file, its plans."""
-    if serving.is_on_postgres:
+    if databases.is_on_postgres:
         pytest.skip("it is about SQLite alone")
 
 
@@ -263,12 +262,6 @@ def fresh(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(database: Path, clock: MsClock, disk: Disk) -> AsyncIterator[Store]:
-    if serving.is_on_postgres:
-        from tests.postgres_stores import postgres_store  # noqa: PLC0415 - its server takes long to begin
-
-        async with postgres_store(clock) as other:
-            yield cast(Store, other)
-        return
     store = await open_store(database, now_ms=clock, busy_timeout_s=0.05, sync=disk)
     yield store
     disk.release()

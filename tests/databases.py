@@ -101,8 +101,19 @@ def _own(transaction: Transaction) -> sqlite3.Connection:
     return cast(sqlite3.Connection, transaction.connection)
 
 
+is_on_postgres = False
+"""Whether stores and gateways keep their database there that say nothing of it: `--engine postgres`."""
+
+
 async def open_store(path: Path, *, now_ms: Callable[[], int] = ids.now_ms, **options: Any) -> Store:
-    """A store that also does what tests alone want."""
+    """A store that also does what tests alone want: of the file, or of what is in its place on the engine chosen.
+
+    The options are SQLite's alone.
+    """
+    if is_on_postgres:
+        from tests.postgres_stores import open_at, url_of  # noqa: PLC0415 - its server takes long to begin
+
+        return cast(Store, await open_at(url_of(path), now_ms))
     return await Store.open(path, FOR_TESTS, now_ms=now_ms, **options)
 
 
@@ -142,8 +153,39 @@ class OutsideFile:
 @contextlib.contextmanager
 def locked(database: Path) -> Iterator[None]:
     """Another process's write transaction, as long as the block runs."""
-    with OutsideFile(database) as another, another.locked():
+    with outside_of(database) as another, another.locked():
         yield
+
+
+def outside_of(path: Path) -> AnyOutside:
+    """Somebody else's connection to what `open_store` opens."""
+    if not is_on_postgres:
+        return OutsideFile(path)
+    from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
+    from tests.postgres_stores import url_of  # noqa: PLC0415 - the same
+
+    return Outside(url_of(path))
+
+
+def environ_at(path: Path) -> dict[str, str]:
+    """By which a command works on what `open_store` opens, where its folder is named."""
+    if not is_on_postgres:
+        return {}
+    from tests.postgres_stores import url_of  # noqa: PLC0415 - its server takes long to begin
+
+    return {"GATEWAY_DATABASE_URL": url_of(path)}
+
+
+def copied(path: Path, target: Path) -> Path:
+    """`target`, where all is now that is committed there at this moment."""
+    if is_on_postgres:
+        from tests.postgres_stores import leave_copy, url_of  # noqa: PLC0415 - its server takes long to begin
+
+        leave_copy(url_of(path), target)
+        return target
+    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+    return target
 
 
 def outside(settings: Settings) -> AnyOutside:

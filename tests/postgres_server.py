@@ -34,6 +34,7 @@ _TABLES = """
 SELECT relname FROM pg_class
 WHERE relkind = 'r' AND relnamespace = CAST('public' AS regnamespace) AND relname <> 'schema_migrations'
 """
+_SHAPE = "SELECT " + ", ".join(f"(SELECT count(*) FROM pg_{one})" for one in ("class", "constraint", "trigger"))
 _ROWS_OF = "SELECT * FROM json_populate_recordset(CAST(NULL AS {}), CAST(CAST(? AS text) AS json))"
 _EMPTY_NOW = f"""
 DO $$
@@ -134,6 +135,7 @@ class PostgresServer:
         self.admin.run("SELECT pg_reload_conf()")
         self._templates: dict[str, str] = {}
         self._made: dict[str, str] = {}
+        self._shapes: dict[str, list[Any]] = {}
         self._idle: dict[str, list[str]] = {}
 
     def url(self, name: str) -> str:
@@ -155,9 +157,12 @@ class PostgresServer:
 
     def give_back(self, url: str) -> None:
         self.admin.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ?", name_in(url))
+        more = self._made[url]
         with Outside(url) as outside:
+            if outside.rows(_SHAPE) != self._shapes[more]:  # a test has changed its schema
+                return
             outside.run(f"{_EMPTY}; {_seeds()}")
-        self._idle.setdefault(self._made[url], []).append(url)
+        self._idle.setdefault(more, []).append(url)
 
     def make_empty(self) -> str:
         name = f"test_{next(_numbers)}"
@@ -220,6 +225,7 @@ class PostgresServer:
             migrate_database(link)
             if more:
                 link.script(more)
+            self._shapes[more] = link.execute(_SHAPE).fetchall()
             link.close()
         return name
 

@@ -25,7 +25,14 @@ def lent_database() -> Iterator[str]:
 
 
 _left: dict[Path, str] = {}
-"""Databases of gateways that have ended, by their folders."""
+"""Databases of gateways that have ended, by their folders; those of stores, by what would be their file on SQLite."""
+
+
+def url_of(path: Path) -> str:
+    """Of the database that is in this file's place, as long as the test lasts."""
+    if path not in _left:
+        _left[path] = postgres_server().make(NOTES)
+    return _left[path]
 
 
 @contextlib.contextmanager
@@ -38,9 +45,9 @@ def database_of(folder: Path) -> Iterator[str]:
         _left[folder] = url
 
 
-def leave_copy(url: str, folder: Path) -> None:
-    """What the next gateway with this folder finds: all that is committed at this moment."""
-    copy = _left[folder] = postgres_server().make(NOTES)
+def leave_copy(url: str, place: Path) -> None:
+    """What the next gateway with this folder finds, or store of this file: all that is committed at this moment."""
+    copy = _left[place] = postgres_server().make(NOTES)
     copy_rows(url, copy)
 
 
@@ -50,12 +57,17 @@ def forget_left() -> None:
         postgres_server().give_back(_left.popitem()[1])
 
 
+async def open_at(url: str, now_ms: Callable[[], int]) -> PostgresStore:
+    """A store there that also does what tests alone want."""
+    session = WriterSession(url, is_server=False)
+    return await PostgresStore.open(url, FOR_TESTS | EXECUTORS, session=session, now_ms=now_ms)
+
+
 @contextlib.asynccontextmanager
 async def postgres_store(now_ms: Callable[[], int], url: str | None = None) -> AsyncIterator[PostgresStore]:
-    """A store there that also does what tests alone want."""
+    """The same, closed in the end."""
     with lent_database() if url is None else contextlib.nullcontext(url) as url:
-        session = WriterSession(url, is_server=False)
-        store = await PostgresStore.open(url, FOR_TESTS | EXECUTORS, session=session, now_ms=now_ms)
+        store = await open_at(url, now_ms)
         try:
             yield store
         finally:

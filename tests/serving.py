@@ -36,6 +36,7 @@ from mcp_gateway.core.ledger.entries import HeldNow
 from mcp_gateway.core.money import parse_usd
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.mcp_door.endpoints import McpDoor
+from tests import databases
 from tests.databases import kept_by, migrated, outside, store_of
 from tests.declared import Declared
 from tests.listening import closed
@@ -282,14 +283,11 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
 LONG_KEPT = {"requests_keep_days": 36_500}
 """Some tests have records of fixed days, which a gateway that lasts for a minute would delete once they are old."""
 
-is_on_postgres = False
-"""Whether gateways keep their database there that say nothing of it: `--engine postgres`."""
-
 
 @contextlib.contextmanager
 def database_at(tree: Settings) -> Iterator[Settings]:
     """Settings with a database, whose schema is of today, on the engine that was chosen where they name none."""
-    if not is_on_postgres or tree.database_url is not None:
+    if not databases.is_on_postgres or tree.database_url is not None:
         migrated(tree.data_dir / DATABASE)
         yield tree
         return

@@ -12,9 +12,9 @@ from mcp_gateway.core.limits.day_counts import DayCounts, NoteAdmitted
 from mcp_gateway.core.limits.limiter import Limiter
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.core.test_limits import NO_LIMIT, START_S, Clock, allowance, caller, guest, key_of, limiter
-from tests.databases import Query, migrated, open_store
+from tests.databases import Query, locked, migrated, open_store
 from tests.loop_clock import pass_time
-from tests.patience import eventually
+from tests.patience import becomes
 
 TODAY = START_S // DAY_S
 STORED = Query("SELECT * FROM admitted_requests ORDER BY day, subject")
@@ -176,7 +176,7 @@ async def test_the_loop_writes_whatever_has_changed_at_every_turn(store: Store) 
 
 
 async def _are_stored(store: Store, rows: list[tuple[int, str, int]]) -> None:
-    await eventually(lambda: store._writer._connection.execute(STORED.sql).fetchall() == rows)
+    await becomes(lambda: store.read(STORED), lambda found: found == rows)
 
 
 async def test_what_is_admitted_in_an_outage_is_written_after_it_and_by_the_end_at_the_latest(
@@ -186,14 +186,13 @@ async def test_what_is_admitted_in_an_outage_is_written_after_it_and_by_the_end_
     store = await open_store(path, busy_timeout_s=0)
     limits = limiter()
     counts = DayCounts(store, limits)
-    store._writer._connection.execute("PRAGMA query_only = ON")
-    limits.admit(caller(day=10))
-    first = counts.write()
-    limits.admit(caller(day=10))
-    assert first is not None
-    await store.read(STORED)
-    assert not first.done()
-    store._writer._connection.execute("PRAGMA query_only = OFF")
+    with locked(path):
+        limits.admit(caller(day=10))
+        first = counts.write()
+        limits.admit(caller(day=10))
+        assert first is not None
+        await store.read(STORED)
+        assert not first.done()
     assert counts.write() is not None
     pass_time(1)
     assert await store.close() == []

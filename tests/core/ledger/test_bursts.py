@@ -50,6 +50,7 @@ def count(statements: list[str], words: str) -> int:
     return sum(statement.strip().startswith(words) for statement in statements)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_wallet_is_read_and_written_once_however_much_happens_to_it(
     ledger: Ledger, account: str, store: Store
 ) -> None:
@@ -65,6 +66,7 @@ async def test_a_wallet_is_read_and_written_once_however_much_happens_to_it(
     assert await ledger.balance(account) == Balance(10_000 - 20 * 7 - 20 * 10, 0, 20 * 10)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_holds_given_refused_and_released_run_no_statement_of_the_writer(
     ledger: Ledger, account: str, store: Store
 ) -> None:
@@ -173,6 +175,7 @@ async def test_a_request_that_is_charged_again_after_its_end_costs_nobody_else_i
     assert await ledger.balance(account) == Balance(80)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_settlement_that_waits_for_another_process_sees_what_that_one_credits(
     ledger: Ledger, account: str, database: Path, store: Store
 ) -> None:
@@ -191,6 +194,7 @@ async def test_a_settlement_that_waits_for_another_process_sees_what_that_one_cr
     assert await settling == 10
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_hold_and_a_release_do_not_wait_for_the_disk_and_a_settlement_does(
     watched: tuple[Ledger, Disk], account: str
 ) -> None:
@@ -206,6 +210,7 @@ async def test_a_hold_and_a_release_do_not_wait_for_the_disk_and_a_settlement_do
     assert await settling == 4
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_settlement_that_the_disk_failed_to_take_is_told_once_the_disk_has_it(
     watched: tuple[Ledger, Disk], account: str
 ) -> None:
@@ -220,6 +225,7 @@ async def test_a_settlement_that_the_disk_failed_to_take_is_told_once_the_disk_h
     assert await ledger.balance(account) == Balance(96)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_settlement_that_is_committed_and_not_on_the_disk_in_time_is_given_back_once(
     watched: tuple[Ledger, Disk], account: str
 ) -> None:
@@ -260,6 +266,7 @@ async def test_what_is_settled_and_given_back_in_one_burst_is_as_if_nothing_was_
     assert (await ledger.balance(account)).spendable_nano == 67 - 9
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_records_of_free_requests_are_written_together_and_a_broken_one_alone_is_lost(
     store: Store, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -286,6 +293,7 @@ async def test_a_refusal_in_a_burst_names_the_balance_of_its_moment(ledger: Ledg
     assert answers[2].details["balance_usd"] == "0.00000002"
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_what_a_request_writes_builds_no_table_in_memory(store: Store, ledger: Ledger, account: str) -> None:
     """As a list of three values or more does in a CHECK or an index, for every row."""
     await ledger.credit(account, 1000, "cash")

@@ -38,9 +38,10 @@ from mcp_gateway.core.ledger.statement import LedgerTransaction, Statement
 from mcp_gateway.core.observe.retention import Retention
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.store import Store
+from tests import databases
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import TAMPERINGS, record
-from tests.databases import Query, changing, migrated, open_store
+from tests.databases import Query, changing, environ_at, migrated, open_store
 from tests.loop_clock import pass_time
 from tests.patience import eventually, settled
 
@@ -191,7 +192,8 @@ async def test_the_check_of_all_entries_notices_faults_in_closed_months(
     clock.now_ms = MONTHS[1].since_ms + DAY_MS
     assert await closing_of(store, clock).close_due() == ["2026-01"]
     if sql == "of an entry":
-        await store.write(changing("DROP TRIGGER ledger_facts_stay"))
+        of_table = " ON ledger_rows" if databases.is_on_postgres else ""
+        await store.write(changing(f"DROP TRIGGER ledger_facts_stay{of_table}"))
         sql = "UPDATE ledger_rows SET paid_nano = 7, clearing_nano = -7 WHERE kind = 'credit'"
     await store.write(changing(sql))
     assert await ledger.check(of_all_entries=True) != []
@@ -375,7 +377,8 @@ def _are(names: list[str], rows: list[tuple[str]]) -> bool:
 
 
 async def test_the_command_writes_a_private_file_before_anything_goes(tmp_path: Path, clock: MsClock) -> None:
-    store = await open_store(migrated(tmp_path / DATABASE), now_ms=clock)
+    path = migrated(tmp_path / DATABASE)
+    store = await open_store(path, now_ms=clock)
     account = (await Accounts(store, new_id=new_id, now_ms=clock).create("Ann")).id
     ledger, file = Ledger(store), tmp_path / "archive.jsonl"
     await work_a_month(ledger, account, MONTHS[0], clock, 4)
@@ -383,7 +386,7 @@ async def test_the_command_writes_a_private_file_before_anything_goes(tmp_path: 
 
     async def run(*arguments: str) -> Any:
         command = ["ledger", *arguments, "--data-dir", str(tmp_path)]
-        return await asyncio.to_thread(CliRunner().invoke, app, command)
+        return await asyncio.to_thread(CliRunner(env=environ_at(path)).invoke, app, command)
 
     assert (await run("archive", str(file), "--before", "2026")).exit_code == 2
     none = await run("archive", str(file), "--before", "2026-01")

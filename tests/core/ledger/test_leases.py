@@ -536,6 +536,7 @@ async def test_a_lease_that_something_is_held_of_is_looked_for_again(
     assert await leases.give_back() == 0
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_the_leases_of_an_account_are_read_without_those_of_others(
     store: Store, account: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -757,5 +757,5 @@ def _of(taken: Taken | None) -> list[int] | None:
     return None if taken is None else [part for grant, part in taken if part or grant is None]
 
 
-TestLedgerLife = LedgerLife.TestCase
+TestLedgerLife = pytest.mark.usefixtures("of_sqlite")(LedgerLife.TestCase)
 TestLedgerLife.settings = settings(examples(25), stateful_step_count=30)

@@ -21,7 +21,7 @@ from mcp_gateway.core.ledger.orders import LASTS_S, AnswerOf, LeaveOrder, Orders
 from mcp_gateway.core.store.sole import AlreadyServed, alone, sole_server
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
-from tests.databases import Query, locked, open_store
+from tests.databases import Query, changing, locked, open_store
 from tests.loop_clock import pass_time
 from tests.patience import settled
 
@@ -162,13 +162,13 @@ async def test_one_that_is_taken_back_while_it_is_being_decided_changes_nothing(
 
 
 async def test_one_that_an_ended_command_left_is_not_decided_later(
-    ledger: Ledger, account: str, orders: Orders, running: RunningServer, clock: MsClock, store: Store
+    ledger: Ledger, account: str, orders: Orders, running: RunningServer, store: Store
 ) -> None:
     await ledger.credit(account, 100, "p")
     asked = asyncio.ensure_future(running.adjust(account, -60, "cash"))
     while not await store.read(Query("SELECT id FROM orders")):
         await settled()
-    clock.now_ms += int(LASTS_S * 1000) + 1
+    await store.write(changing("UPDATE orders SET asked_at_ms = asked_at_ms - ?", (int(LASTS_S * 1000) + 1,)))
     await orders.decide()
     assert await ledger.balance(account) == Balance(100)
     await decided(asked)

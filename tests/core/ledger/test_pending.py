@@ -162,6 +162,7 @@ async def test_a_hold_that_no_request_can_still_have_is_released(store: Store, a
     assert await ledger.balance(account) == Balance(90, 0, 10)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 def test_the_new_kind_is_in_the_check_of_a_database_that_was_there_before(database: Path, account: str) -> None:
     with sqlite3.connect(database) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -4,6 +4,7 @@ Two hundred race on it at once, leases end between, and the process is killed in
 """
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -213,6 +214,14 @@ class TreeLife(RuleBasedStateMachine):
 
     async def _opened(self) -> Store:
         return await open_store(migrated(self.path), now_ms=self.clock, busy_timeout_s=PATIENT_S)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Another process writes."""
+        return locked(self.path)
+
+    def hurry(self) -> None:
+        """Wait for no lock any more."""
+        self.store._writer._busy_timeout_s = 0.0
 
     def close(self) -> None:
         self.run(self.other.close())
@@ -541,7 +550,7 @@ class TreeLife(RuleBasedStateMachine):
         if not (hold := self._an_open_hold(pick)):
             return
         copy = None
-        with locked(self.path):
+        with self.locked():
             pending = self.run(self._pending(hold, cost))
             self.what_is_known_in_memory_is_what_the_auditor_says()
             if end == "taken back":
@@ -567,8 +576,8 @@ class TreeLife(RuleBasedStateMachine):
         if not (hold := self._an_open_hold(pick)):
             return
         file = PendingFile(self.path.parent, self.run(self.store.identity()))
-        with locked(self.path):
-            self.store._writer._busy_timeout_s = 0.0
+        with self.locked():
+            self.hurry()
             file.write(self.run(self._closed_before_it_is_written(hold, cost)))
         self.run(self.other.close())
         self.auditor.held = {hold.request_id: self.auditor.held[hold.request_id]}
@@ -655,5 +664,5 @@ class TreeLife(RuleBasedStateMachine):
             self._compare(self.run(again.balance(self.account)), self.run(again.budgets(self.account)))
 
 
-TestTreeLife = TreeLife.TestCase
+TestTreeLife = pytest.mark.usefixtures("of_sqlite")(TreeLife.TestCase)
 TestTreeLife.settings = settings(examples(25), stateful_step_count=30)

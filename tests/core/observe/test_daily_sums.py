@@ -168,6 +168,7 @@ async def test_days_are_summed_up_once_they_have_been_over_for_an_hour(days: Sto
     assert counted == [(10, 10, 58_000)]
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_report_of_days_reads_their_sums_and_hours_only_beside_them(
     days: Store, clock: MsClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

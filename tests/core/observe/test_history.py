@@ -139,6 +139,7 @@ async def test_latencies_of_few_requests_are_told_by_all_that_were_answered(stor
     assert (await history.latencies("acc_1", at_ms, at_ms + 400 * DAY_MS, among=Among(within="key_1"))).requests == 50
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_latencies_of_many_are_told_by_some_of_each_time_and_by_the_index(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ async def test_latencies_of_many_are_told_by_some_of_each_time_and_by_the_index(
     assert not any("TEMP B-TREE" in step for step in seen[seen.index(looked_up[0]) :])
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_page_is_found_by_the_index_of_the_account_and_needs_no_sorting(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

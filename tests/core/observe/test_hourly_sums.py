@@ -314,6 +314,7 @@ async def test_more_rows_than_a_report_may_have_are_refused(
         await history.totals_of_each("acc_1", *window, ("model",), by)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_whole_hours_are_read_from_their_sums_alone_and_once_for_all_groupings(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

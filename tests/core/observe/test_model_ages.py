@@ -1,14 +1,13 @@
 """When the gateway first had each model: the same after a restart."""
 
 import contextlib
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from mcp_gateway.core.observe.model_ages import ModelAges
-from tests.databases import locked, migrated, open_store
+from tests.databases import locked, migrated, open_store, outside_of
 
 
 @contextlib.asynccontextmanager
@@ -24,8 +23,8 @@ async def opened(folder: Path, now_s: float) -> AsyncIterator[ModelAges]:
 
 
 def rows(folder: Path) -> list[tuple[str, int]]:
-    with contextlib.closing(sqlite3.connect(folder / "gateway.sqlite3")) as connection:
-        return connection.execute("SELECT * FROM models_seen ORDER BY id").fetchall()
+    with outside_of(folder / "gateway.sqlite3") as another:
+        return another.rows("SELECT * FROM models_seen ORDER BY id")
 
 
 async def test_a_model_is_as_old_as_its_first_sight_in_any_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mcp_gateway.core.record import Attribution, RoutingFacts
 from mcp_gateway.core.store.sqlite.database import DATABASE
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.cases import each
-from tests.databases import Query, changing, migrated, open_store
+from tests.databases import Query, changing, environ_at, migrated, open_store
 from tests.recorded import recorded, write_records
 
 MIDNIGHT_MS = 20_000 * 24 * HOUR_MS
@@ -111,13 +111,14 @@ async def test_what_is_summed_up_between_the_look_and_the_change_counts_once(
 
 
 async def test_the_command_tells_and_changes_or_only_tells(tmp_path: Path) -> None:
-    store = await open_store(migrated(tmp_path / DATABASE))  # as a server has it open
+    path = migrated(tmp_path / DATABASE)
+    store = await open_store(path)  # as a server has it open
     await write_requests(store)
     await store.write(changing("UPDATE hourly_usage SET requests = requests + 1 WHERE hour IN (480001, 480002)"))
     command = ["usage", "rebuild", "--data-dir", str(tmp_path)]
 
     def run(*options: str) -> Any:
-        return CliRunner().invoke(app, [*command, *options])
+        return CliRunner(env=environ_at(path)).invoke(app, [*command, *options])
 
     told = await asyncio.to_thread(run, "--only-tell")
     assert (told.exit_code, "2 sums differed, and were left as they are" in told.stdout) == (1, True)

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from secrets import token_bytes
 
 import pytest
 
@@ -103,28 +104,31 @@ async def test_what_was_of_use_for_a_time_goes_a_day_after_it_was_over(
 ) -> None:
     assert KEPT_MS == DAY_MS  # an answer is over when the day is that it is kept for
     await store.write(
-        changing("INSERT INTO users (id, email, is_administrator, created_at_ms) VALUES ('usr_1', 'a@b.test', 0, 0)")
+        changing(
+            "INSERT INTO users (id, email, is_administrator, created_at_ms) VALUES ('usr_1', 'a@b.test', FALSE, 0)"
+        )
     )
     await store.write(
         changing("INSERT INTO keys (id, account_id, sha256, prefix, name, is_test, created_at_ms) "
-                 f"VALUES ('key_1', '{account}', randomblob(32), 'sk', 'k', 0, 0)")
+                 "VALUES ('key_1', ?, ?, 'sk', 'k', FALSE, 0)", (account, token_bytes(32)))
     )  # fmt: skip
     for age_ms in (DAY_MS + 1, DAY_MS, -1):
         over = clock.now_ms - age_ms
         for sql in (
-            f"INSERT INTO idempotent_answers VALUES ('{account}', randomblob(32), randomblob(32), 200, '{{}}', {over})",
-            f"INSERT INTO replaced_secrets VALUES (randomblob(32), 'key_1', {over})",
+            f"INSERT INTO idempotent_answers VALUES ('{account}', ?1, ?1, 200, '{{}}', {over})",
+            f"INSERT INTO replaced_secrets VALUES (?1, 'key_1', {over})",
             "INSERT INTO one_time_secrets (sha256, purpose, expires_at_ms, role, is_administrator) "
-            f"VALUES (randomblob(32), 'invitation', {over}, 'member', 0)",
+            f"VALUES (?1, 'invitation', {over}, 'member', FALSE)",
             "INSERT INTO user_sessions (id, user_id, cookie_sha256, created_at_ms, seen_at_ms, expires_at_ms, agent, "
-            f"network) VALUES ('ses_{age_ms}', 'usr_1', randomblob(32), 0, 0, {over}, '', '')",
+            f"network) VALUES ('ses_{age_ms}', 'usr_1', ?1, 0, 0, {over}, '', '')",
         ):
-            await store.write(changing(sql))
+            await store.write(changing(sql, (token_bytes(32),)))
     await retention(store, clock, 0).tidy()
     for table in ("idempotent_answers", "replaced_secrets", "one_time_secrets", "user_sessions"):
         assert await store.read(Query(f"SELECT COUNT(*) FROM {table}")) == [(2,)]
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_old_requests_are_found_by_their_place_however_many_there_are(
     store: Store, clock: MsClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +138,7 @@ async def test_old_requests_are_found_by_their_place_however_many_there_are(
     assert not any("SCAN requests" in step or "TEMP B-TREE" in step for step in steps)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_the_space_of_what_went_is_given_back_and_little_of_it_is_kept_for_what_comes(
     store: Store, clock: MsClock, account: str, ledger: Ledger, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +156,7 @@ async def test_the_space_of_what_went_is_given_back_and_little_of_it_is_kept_for
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.usefixtures("of_sqlite")
 async def test_a_database_that_cannot_shrink_uses_its_space_again_and_its_copy_can(
     tmp_path: Path, clock: MsClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

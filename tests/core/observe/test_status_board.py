@@ -184,12 +184,13 @@ async def test_an_incident_has_a_history_of_what_was_told_until_it_is_over(tmp_p
     assert list(notices.history) == [over]
     await store.write(SwitchMaintenance(is_on=True))
     await store.write(SwitchMaintenance(is_on=True))
-    assert list(notices.history) == [Incident(2, "maintenance", 1020, None, ()), over]
+    begun, *_ = notices.history
+    assert list(notices.history) == [Incident(begun.id, "maintenance", 1020, None, ()), over]
     again = ServiceNotices(store, Lifecycle(), ServiceNotice())
     await again.begin()
     assert list(again.history) == list(notices.history)
     now_ms[0] += INCIDENTS_KEPT_MS
     await store.write(SwitchMaintenance(is_on=False))
-    assert await store.read(IncidentsKept()) == [Incident(2, "maintenance", 1020, now_ms[0], ())]
+    assert await store.read(IncidentsKept()) == [Incident(begun.id, "maintenance", 1020, now_ms[0], ())]
     assert await store.read(Query("SELECT COUNT(*) FROM incident_updates")) == [(0,)]
     await store.close()

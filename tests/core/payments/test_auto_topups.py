@@ -47,7 +47,7 @@ from mcp_gateway.core.payments.topup_terms import TopupTerms
 from mcp_gateway.core.store.sqlite.store import Store
 from mcp_gateway.core.webhooks.outbox import PutWebhook, SetLowBalance
 from tests.clocks import MsClock
-from tests.databases import Query
+from tests.databases import Query, changing
 from tests.fake_stripe import (
     SECRET_KEY,
     WEBHOOK_SECRET,
@@ -544,8 +544,7 @@ async def test_a_method_that_went_without_a_word_is_found_missing_when_it_is_wan
 ) -> None:
     await rig.spend(6)
     await rig.store.write(SetAutoTopUp(rig.account, TERMS))
-    await rig.store.read(Query("SELECT 1"))
-    rig.store._writer._connection.execute("DELETE FROM saved_payment_methods")
+    await rig.store.write(changing("DELETE FROM saved_payment_methods"))
     await rig.pay()
     assert (stripe.intents, (await rig.standing()).off_reason) == ({}, "no_payment_method")
 

@@ -246,15 +246,20 @@ def _given(prepared: _Prepared, parameters: Parameters) -> Sequence[Any]:
     ]
 
 
-def _text(value: Any) -> str:
-    """Without the one character that PostgreSQL takes in no text, nor in JSON, where it is escaped."""
+def _text(value: Any) -> Any:
+    """Without the one character that PostgreSQL takes in no text, nor in JSON, where it is escaped.
+
+    What is neither text nor a number is given on as it is, and refused by the driver.
+    """
+    if not isinstance(value, str | int | float):
+        return value
     text = value if isinstance(value, str) else str(value)
     if "\\u0000" in text and text.startswith(("[", "{")):
         text = _ESCAPE.sub(lambda one: "\\ufffd" if one[0] == "\\u0000" else one[0], text)
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
-def _texts(values: Iterable[Any]) -> list[str | None]:
+def _texts(values: Iterable[Any]) -> list[Any]:
     return [None if one is None else _text(one) for one in values]
 
 

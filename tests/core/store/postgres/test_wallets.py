@@ -1,9 +1,10 @@
-"""The wallet's auditor over PostgreSQL: the same life of a ledger, with another process beside it, locks and kills."""
+"""The ledger's auditors over PostgreSQL: the same lives of it, with another process beside it, locks and kills."""
 
 import contextlib
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from hypothesis import settings
@@ -13,22 +14,34 @@ from mcp_gateway.core.store.postgres.link import Where
 from mcp_gateway.core.store.postgres.session import LOCKS, WRITING, WriterSession
 from mcp_gateway.core.store.postgres.store import PostgresStore
 from mcp_gateway.core.store.sqlite.store import Store
+from tests.clocks import MsClock
 from tests.core.ledger.test_machine import PATIENT_S, LedgerLife
+from tests.core.ledger.test_tree import TreeLife
 from tests.databases import FOR_TESTS
 from tests.patience import poll
-from tests.postgres_server import Outside, postgres_server
+from tests.postgres_server import Outside, copy_rows, postgres_server
 from tests.postgres_stores import NOTES
 
 pytestmark = pytest.mark.engines
 
 
-class LedgerElsewhere(LedgerLife):
+class Elsewhere:
     """`store` and `other` have sessions at one database."""
 
+    if TYPE_CHECKING:
+        clock: MsClock
+        store: Store
+        folder: tempfile.TemporaryDirectory[str]
+
     def __init__(self) -> None:
-        self.url = postgres_server().make(NOTES)
+        self._urls: dict[str, str] = defaultdict(lambda: postgres_server().make(NOTES))
+        """Of databases, by the folders that are their files' on SQLite."""
         self._has_hurried = False
         super().__init__()
+
+    @property
+    def url(self) -> str:
+        return self._urls[self.folder.name]
 
     async def _opened(self) -> Store:
         session = WriterSession(self.url, is_server=False, lock_timeout_ms=int(PATIENT_S * 1000))
@@ -55,12 +68,21 @@ class LedgerElsewhere(LedgerLife):
         self._session.link.patient(None)
 
     def teardown(self) -> None:
-        super().teardown()
-        postgres_server().give_back(self.url)
+        super().teardown()  # type: ignore[misc]
+        for url in self._urls.values():
+            postgres_server().give_back(url)
 
     @property
     def _session(self) -> WriterSession:
         return cast(PostgresStore, self.store)._writer._session
+
+
+class LedgerElsewhere(Elsewhere, LedgerLife):
+    """A process that is killed has lost its session."""
+
+    @property
+    def url(self) -> str:
+        return self._urls[""]
 
     def _copied(self) -> "tempfile.TemporaryDirectory[str]":
         """Nothing more of what the process does reaches the database: its session is gone, and it finds no way back."""
@@ -71,5 +93,15 @@ class LedgerElsewhere(LedgerLife):
         return tempfile.TemporaryDirectory()
 
 
+class TreeElsewhere(Elsewhere, TreeLife):
+    """A process that is killed has left what is committed."""
+
+    def _copied(self) -> "tempfile.TemporaryDirectory[str]":
+        copy = super()._copied()
+        copy_rows(self.url, self._urls[copy.name])
+        return copy
+
+
 TestLedgerElsewhere = LedgerElsewhere.TestCase
-TestLedgerElsewhere.settings = settings(max_examples=10, stateful_step_count=30)
+TestTreeElsewhere = TreeElsewhere.TestCase
+TestLedgerElsewhere.settings = TestTreeElsewhere.settings = settings(max_examples=6, stateful_step_count=30)

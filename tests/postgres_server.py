@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from mcp_gateway.core.store.postgres import link, migrations, session
+from mcp_gateway.core.store.postgres import link, migrations, readers, session
 from mcp_gateway.core.store.postgres.faults import FAILED
 from mcp_gateway.core.store.postgres.link import ThreadedPostgresLink, Where
 from mcp_gateway.core.store.postgres.migrations import migrate_database
@@ -23,7 +23,8 @@ _QUICK = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "
 _numbers = count(1)
 _LATE_S = 10.0**9
 """Longer than tests let pass by a clock that they move on."""
-_CONNECT_S, _ANSWER_S, _STATEMENT = link.CONNECT_S, session._ANSWER_S, session.WRITES["statement_timeout"]
+_CONNECT_S, _ANSWER_S, _POINT_S = link.CONNECT_S, session._ANSWER_S, readers._POINT_S
+_STATEMENT = session.WRITES["statement_timeout"]
 _FULL = """
 CREATE OR REPLACE FUNCTION refuse_as_full() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END
@@ -259,21 +260,22 @@ def _seeds() -> str:
 @cache
 def postgres_server() -> PostgresServer:
     """The one of this run."""
-    _wait(_LATE_S, _LATE_S, "60s")
+    _wait(_LATE_S, _LATE_S, 60.0, "60s")
     return PostgresServer()
 
 
 @contextlib.contextmanager
 def answers_in_time() -> Iterator[None]:
-    """A writer waits as it does outside of tests, for a server that may be stopped; that of all tests never is."""
-    before = link.CONNECT_S, session._ANSWER_S, session.WRITES["statement_timeout"]
-    _wait(_CONNECT_S, _ANSWER_S, _STATEMENT)
+    """Who writes or reads waits as outside of tests, for a server that may be stopped; that of all tests never is."""
+    before = link.CONNECT_S, session._ANSWER_S, readers._POINT_S, session.WRITES["statement_timeout"]
+    _wait(_CONNECT_S, _ANSWER_S, _POINT_S, _STATEMENT)
     yield
     _wait(*before)
 
 
-def _wait(connect_s: float, answer_s: float, statement: str) -> None:
-    link.CONNECT_S, session._ANSWER_S, session.WRITES["statement_timeout"] = connect_s, answer_s, statement
+def _wait(connect_s: float, answer_s: float, point_s: float, statement: str) -> None:
+    link.CONNECT_S, session._ANSWER_S, readers._POINT_S = connect_s, answer_s, point_s
+    session.WRITES["statement_timeout"] = statement
 
 
 def end_server() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import orjson
 import pytest
 
@@ -72,6 +73,13 @@ def test_nor_has_a_list_that_is_json_that_character(
 ) -> None:
     found = linked.execute("SELECT value FROM json_each(?)", (orjson.dumps(given).decode(),))
     assert found.fetchall() == [(one,) for one in named]
+
+
+@pytest.mark.parametrize("given", [[], {}, b"a", object()])
+def test_of_what_is_neither_text_nor_a_number_no_text_is_made(linked: ThreadedPostgresLink, given: object) -> None:
+    with pytest.raises(asyncpg.DataError, match="expected str"):
+        linked.execute("SELECT CAST(? AS text)", (given,))
+    assert linked.execute("SELECT CAST(? AS text)", ("a",)).fetchone() == ("a",)
 
 
 def test_a_number_that_was_given_is_told(linked: ThreadedPostgresLink) -> None:

@@ -94,6 +94,14 @@ def test_a_text_that_is_no_json_is_a_failure_of_its_backend(inner: bytes, size: 
         collected(plain("a", 1) * 3 + bad + plain("a", 4) * 3 + frame({}, finish="stop") + DONE, size)
 
 
+@each("more", [b"\0", b"x"])
+@each("size", [64, 10**7])
+def test_a_usage_that_is_no_json_is_a_failure_of_its_backend(more: bytes, size: int) -> None:
+    bad = plain("a", 3).replace(b'"usage":{', b'"usage":{' + more)
+    with pytest.raises(GatewayError, match="backend_error"):
+        collected(plain("a", 1) * 3 + bad + plain("a", 4) * 300 + frame({}, finish="stop") + DONE, size)
+
+
 def test_a_failure_that_was_found_by_who_looks_meanwhile_is_told_to_who_reads() -> None:
     collector = Collector("tiny", choices=1, max_bytes=2**20)
     for number in range(2):

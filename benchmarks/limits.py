@@ -2,8 +2,9 @@
 
     python -m benchmarks.limits
 
-A pair is what one request needs: its admission and the end of its place. CPU is that of this process, less that of the
-same loop without limits; Valkey's is its own; of both it is the least of many short rounds, as others may use the
+A pair is what one request needs: its admission and the end of its place; "with tokens" also their reservation and what
+was used in the end, as for a chat whose tokens a minute are limited. CPU is that of this process, less that of the same
+loop without limits; Valkey's is its own; of both it is the least of many short rounds, as others may use the
 machine. Beside them the limiter in memory, and two PINGs, which are what asking costs at all. Absolute figures belong
 to one machine; what travels is how many times that a pair costs.
 """
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -32,6 +34,8 @@ MUCH = Allowance(10**9, 10**9, 10**12, 10**6, 10**9)
 MICRO = 1_000_000
 KEY = Caller("acc_1", KeyHolder("key_1"), (Quota("key", "key_1", MUCH),))
 KEY_AND_ACCOUNT = Caller("acc_1", KeyHolder("key_2"), (Quota("key", "key_2", MUCH), Quota("account", "acc_1", MUCH)))
+RESERVED, USED = 100, 70
+"""Tokens."""
 Admit = Callable[[Caller], Awaitable[Turn | None]]
 
 
@@ -63,7 +67,7 @@ async def nothing(_: Caller) -> None:
     await asyncio.sleep(0)
 
 
-async def pairs(admit: Admit, who: Caller, concurrency: int) -> tuple[float, float, list[float]]:
+async def pairs(admit: Admit, who: Caller, concurrency: int, *, has_tokens: bool) -> tuple[float, float, list[float]]:
     """Seconds, CPU seconds, and what each admission waited for."""
     waits_s: list[float] = []
 
@@ -72,8 +76,13 @@ async def pairs(admit: Admit, who: Caller, concurrency: int) -> tuple[float, flo
             began_s = time.perf_counter()
             turn = await admit(who)
             waits_s.append(time.perf_counter() - began_s)
-            if turn is not None:
-                turn.release()
+            if turn is None:
+                continue
+            if has_tokens:
+                if (pending := turn.reserve_tokens(RESERVED)) is not None:
+                    await pending
+                turn.true_up(USED)
+            turn.release()
 
     began_s, cpu_s = time.perf_counter(), time.process_time()
     await asyncio.gather(*(client() for _ in range(concurrency)))
@@ -97,15 +106,16 @@ async def cost(server: ValkeyServer) -> None:
             await replica.valkey.ask(("PING",))
             await replica.valkey.ask(("PING",))
 
-        for who in (KEY, KEY_AND_ACCOUNT):
+        for who, has_tokens in ((KEY, False), (KEY_AND_ACCOUNT, False), (KEY_AND_ACCOUNT, True)):
+            pairs_of = partial(pairs, who=who, has_tokens=has_tokens)
             for concurrency in CONCURRENCIES:
                 costs, speeds = [], []
                 for _ in range(ROUNDS):
-                    _, floor_s, floors = await pairs(nothing, who, concurrency)
-                    _, memory_s, _ = await pairs(admit_in_memory, who, concurrency)
-                    _, pings_s, _ = await pairs(ping_twice, who, concurrency)
+                    _, floor_s, floors = await pairs_of(nothing, concurrency=concurrency)
+                    _, memory_s, _ = await pairs_of(admit_in_memory, concurrency=concurrency)
+                    _, pings_s, _ = await pairs_of(ping_twice, concurrency=concurrency)
                     before_s = await replica.server_cpu_s()
-                    took_s, cpu_s, waits_s = await pairs(replica.limiter.admitted, who, concurrency)
+                    took_s, cpu_s, waits_s = await pairs_of(replica.limiter.admitted, concurrency=concurrency)
                     server_s = await replica.server_cpu_s() - before_s
                     number = len(floors)
                     waits_s.sort()
@@ -115,8 +125,9 @@ async def cost(server: ValkeyServer) -> None:
                 python, pings = ((one_s - floor_s) / number * MICRO for one_s in (cpu_s, pings_s))
                 alone, valkey = (one_s / number * MICRO for one_s in (memory_s, server_s))
                 rate, p50_s, p99_s = map(statistics.median, zip(*speeds, strict=True))
+                subjects = f"{len(who.quotas)}{', with tokens' * has_tokens}"
                 print(
-                    f"| {len(who.quotas)} | {concurrency} | {python:.1f} | {alone:.1f} | {pings:.1f} | {valkey:.1f} "
+                    f"| {subjects} | {concurrency} | {python:.1f} | {alone:.1f} | {pings:.1f} | {valkey:.1f} "
                     f"| {rate:,.0f} | {p50_s * MICRO:.0f}/{p99_s * MICRO:.0f} |",
                     flush=True,
                 )

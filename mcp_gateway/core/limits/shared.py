@@ -46,6 +46,9 @@ _AMOUNTS, _OF_SUBJECT, _TOKENS = Struct(">7d"), Struct(">8d"), Struct(">5d")
 _LEASE = Struct(">6sQ")
 """The replica that it is of, and its number there."""
 _BEFORE_LEASE = b"$%d\r\n" % _LEASE.size
+_BEFORE_TOKENS = b"\r\n$%d\r\n" % _TOKENS.size
+_AFTER_LEASE = b"\r\n$0\r\n\r\n"
+"""Without tokens."""
 _TOLD_FIRST, _TOLD_OF_SUBJECT = Struct(">2q"), Struct(">5q")
 """What ADMIT returns."""
 _END = b"\r\n"
@@ -64,8 +67,9 @@ class _Question(NamedTuple):
     """As this replica has counted them itself."""
     subjects: bytes
     """Their limits, and what is known of them now: Valkey may have forgotten it."""
+    counting: bytes
+    """What is sent to have something counted, up to the amounts; a request, up to its lease; and at its end."""
     request: bytes
-    """What is sent to have a request admitted, up to its lease; and at its end."""
     release: bytes
     lasts_ms: float
     has_tokens: bool
@@ -108,7 +112,7 @@ class SharedTurn(Turn):
 
     def reserve_tokens(self, tokens: int) -> Awaitable[None] | None:
         """See Turn.reserve_tokens. Where tokens have no limit, those that were used are counted in the end."""
-        return self._reserve(tokens) if self.asked.has_tokens else None
+        return self.shared.reserve(self, tokens) if self.asked.has_tokens else None
 
     def true_up(self, tokens: int) -> None:
         difference, self._tokens = tokens - self._tokens, tokens
@@ -126,9 +130,8 @@ class SharedTurn(Turn):
             self._is_released = True
             self.shared.give_back(self)
 
-    async def _reserve(self, tokens: int) -> None:
-        self._minute = await self.shared.reserve(self, tokens)
-        self._tokens = tokens
+    def reserved(self, tokens: int, minute: int) -> None:
+        self._tokens, self._minute = tokens, minute
 
 
 class _OwnLimiter(Limiter):
@@ -303,8 +306,8 @@ class SharedLimiter(Limiter):
 
     # Tokens
 
-    async def reserve(self, turn: SharedTurn, tokens: int) -> int:
-        """Reserve tokens for a turn; returns the number of the minute. See Turn.reserve_tokens."""
+    async def reserve(self, turn: SharedTurn, tokens: int) -> None:
+        """Reserve tokens for a turn. See Turn.reserve_tokens."""
         for quota in turn.asked.caller.quotas:
             limit = quota.allowance.tokens_per_minute
             if limit is not None and tokens > limit:
@@ -316,14 +319,14 @@ class SharedLimiter(Limiter):
         except ValkeyDown:
             minute = self._own.take_tokens(turn.asked.own_uses, self._sharer(turn.asked.caller).quotas, tokens)
             turn.difference += tokens
-            return minute
+            return turn.reserved(tokens, minute)
         except BaseException:
             self._tell_end(asked, _NO_LEASE, self._minute, -tokens)
             raise
         if not self._heard(asked, answer):
             raise self._lack_of(tokens, asked.uses)
         self._own.correct_tokens(turn.asked.own_uses, self._minute, tokens)
-        return self._minute
+        return turn.reserved(tokens, self._minute)
 
     def corrected(self, turn: SharedTurn, difference: int) -> None:
         """See Turn.true_up."""
@@ -445,13 +448,15 @@ class SharedLimiter(Limiter):
             _OF_SUBJECT.pack(*_limits_of(quota.allowance), lasts_ms, use.requests, use.requests_today)
             for use, quota in uses
         )
+        counting = ADMIT.call(keys, self._arguments) + b"$%d\r\n" % (_AMOUNTS.size + len(subjects))
         asked = _Question(
             caller,
             uses,
             keys,
             self._own.uses_of(caller),
             subjects,
-            ADMIT.call(keys, self._arguments) + bulk(self._amounts(requests=1, today=1) + subjects) + _BEFORE_LEASE,
+            counting,
+            b"".join((counting, self._amounts(requests=1, today=1), subjects, _END, _BEFORE_LEASE)),
             RELEASE.call(keys, self._arguments) + _BEFORE_LEASE,
             lasts_ms,
             any(quota.allowance.tokens_per_minute is not None for quota in caller.quotas),
@@ -472,8 +477,7 @@ class SharedLimiter(Limiter):
 
     def _counting(self, asked: _Question, lease: bytes, amounts: bytes) -> bytes:
         """To have something else counted; see ADMIT."""
-        call = ADMIT.call(asked.keys, self._arguments)
-        return b"".join((call, bulk(amounts + asked.subjects), bulk(lease), self._now()))
+        return b"".join((asked.counting, amounts, asked.subjects, _END, bulk(lease), self._now()))
 
     def _amounts(
         self, *, requests: int = 0, today: int = 0, listings: int = 0, tokens: int = 0, is_forced: bool = False
@@ -503,12 +507,13 @@ class SharedLimiter(Limiter):
 
     def _ending(self, asked: _Question, lease: bytes, minute: int, difference: int) -> bytes:
         """See RELEASE."""
-        tokens = b""
+        tokens = _AFTER_LEASE
         if difference:
-            tokens = _TOKENS.pack(difference, minute, self._current_minute(), asked.lasts_ms, self._lease_ms)
+            told = _TOKENS.pack(difference, minute, self._current_minute(), asked.lasts_ms, self._lease_ms)
+            tokens = b"".join((_BEFORE_TOKENS, told, _END))
         if lease:
-            return b"".join((asked.release, lease, _END, bulk(tokens), self._now()))
-        return b"".join((RELEASE.call(asked.keys, self._arguments), bulk(lease), bulk(tokens), self._now()))
+            return b"".join((asked.release, lease, tokens, self._now()))
+        return b"".join((RELEASE.call(asked.keys, self._arguments), b"$0\r\n", tokens, self._now()))
 
     def _renewal(self, places: tuple[bytes, ...], lease: bytes) -> bytes:
         """See RENEW."""

@@ -56,9 +56,10 @@ test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs th
 
 test-postgres: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run test-doors, -surfaces, -providers and -gateways on PostgreSQL, whose served gateways are replicas with a Valkey, and rooms; FILES=some of them
 	@$(on_postgres) "(doors or surfaces or providers or gateways) and not slow and not program" $(FILES)
-	@$(if $(FILES),,$(on_postgres) "not slow and not engines" $(ROOMS))
+	@$(if $(THESE_ROOMS),$(on_postgres) "not slow and not engines" $(THESE_ROOMS))
 
 test-postgres-decisive: FILES = $(DECISIVE)
+test-postgres-decisive: THESE_ROOMS = $(DECISIVE_ROOMS)
 test-postgres-decisive: test-postgres  ## run that of test-postgres in which the engines differ most
 
 on_postgres = $(BIN)/python -m pytest --engine postgres --valkey --hypothesis-profile few $(WORKERS) -m
@@ -66,9 +67,11 @@ on_postgres = $(BIN)/python -m pytest --engine postgres --valkey --hypothesis-pr
 ROOMS := tests/core/identity tests/core/inference tests/core/ledger tests/core/observe tests/core/payments tests/core/webhooks \
 	tests/core/routing/test_outcome_book.py tests/core/test_audit.py tests/core/test_day_counts.py tests/core/test_idempotency.py \
 	tests/core/test_sign_ins.py tests/doors/test_http_draining.py tests/bridge/test_gateway.py
+THESE_ROOMS = $(if $(FILES),,$(ROOMS))
 # limits, money, who is let in, what is told: where engines can differ
 DECISIVE := $(patsubst %,tests/doors/test_%.py,http_limits money_both_doors day_counts budgets budget_tree leases topups rotation admin_service people webhooks \
 	idempotency reload retention)
+DECISIVE_ROOMS := $(patsubst %,tests/core/ledger/test_%.py,ledger leases closing checkpoint)
 
 # what runs the lines and branches of inference, the ledger and the store
 COVERED := tests/core tests/contracts tests/test_restore.py tests/test_db_command.py tests/doors/test_messages*.py tests/doors/test_completions*.py \
@@ -118,7 +121,10 @@ fuzz: $(VENV)/.installed-dev $(FUZZ)/.installed  ## schemathesis from /openapi.j
 	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/fuzz
 
 test-console: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## each page of the console in Chromium: looks, keyboard, no script, what axe and the page's own policy complain of
-	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal tests/console
+	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal $(IN) tests/console
+
+test-console-postgres: IN = --engine postgres --valkey
+test-console-postgres: $(ENGINES)/.installed test-console  ## run test-console on PostgreSQL, with a Valkey
 
 .PHONY: test-deploy
 test-deploy: $(VENV)/.installed-dev $(DEPLOY)/.installed $(ENGINES)/.installed  ## what deploy/ has, by the programs that others have for each kind of file: hadolint, check-jsonschema, Helm, Kubernetes' schemas, promtool, nginx, systemd

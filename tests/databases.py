@@ -1,5 +1,6 @@
 """Databases whose schema is up to date, copied from one: migrating takes 10 ms, and few tests are about that."""
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -126,7 +127,7 @@ class OutsideFile:
     """Somebody else's connection to a file of SQLite's; each statement is committed at once."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
 
     def __enter__(self) -> "OutsideFile":
         return self
@@ -209,13 +210,24 @@ def kept_by(settings: Settings) -> bytes:
         return files + another.kept()
 
 
-@contextlib.contextmanager
-def locked_out(gateway: Gateway, *, wait_s: float | None = None) -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def locked_out(gateway: Gateway, *, wait_s: float | None = None) -> AsyncIterator[None]:
     """Somebody else has what each write of an open gateway needs; on SQLite it is refused after `wait_s`, if given."""
     if wait_s is not None and gateway.settings.database_url is None:
         store_of(gateway)._writer._busy_timeout_s = wait_s
-    with outside(gateway.settings) as another, another.locked():
+    with outside(gateway.settings) as another:
+        async with in_thread(another.locked()):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def in_thread(befalls: contextlib.AbstractContextManager[None]) -> AsyncIterator[None]:
+    """What has to wait for a writer begins beside the loop, which that writer may be on."""
+    await asyncio.to_thread(befalls.__enter__)
+    try:
         yield
+    finally:
+        await asyncio.to_thread(befalls.__exit__, None, None, None)
 
 
 @contextlib.asynccontextmanager
@@ -227,8 +239,9 @@ async def full_beneath(gateway: Gateway, account_id: str) -> AsyncIterator[None]
         return
     from tests.postgres_server import Outside  # noqa: PLC0415 - its server takes long to begin
 
-    with Outside(gateway.settings.database_url.get_secret_value()) as another, another.full():
-        yield
+    with Outside(gateway.settings.database_url.get_secret_value()) as another:
+        async with in_thread(another.full()):
+            yield
 
 
 @contextlib.asynccontextmanager

@@ -231,7 +231,7 @@ async def test_a_client_that_leaves_while_its_bill_is_written_pays_what_was_made
 
     asking = asyncio.create_task(ask())
     await stage.backend.chats_asked(1)
-    with locked_out(stage.gateway):
+    async with locked_out(stage.gateway):
         may_answer.set()
         await eventually(lambda: all(exchange._bill.status is not None for exchange in stage.gateway.inference.running))
         asking.cancel()
@@ -258,7 +258,7 @@ async def test_an_answer_that_costs_nothing_waits_for_no_write(stage: Stage, is_
 
     asking = asyncio.create_task(ask())
     await stage.backend.chats_asked(1)
-    with locked_out(stage.gateway):
+    async with locked_out(stage.gateway):
         may_answer.set()
         await asking
         assert stage.gateway.ledger.held_now().requests == 0

@@ -166,7 +166,7 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
     stage.backend.answer_with(in_two([chunk("a", 10, 1)], may_end, []))
     reading = asyncio.ensure_future(read())
     await may_end.wait()
-    with locked_out(stage.gateway):
+    async with locked_out(stage.gateway):
         (exchange,) = stage.gateway.inference.running
         await eventually(lambda: exchange._bill.status is not None)
         reading.cancel()

@@ -86,7 +86,7 @@ async def test_a_gateway_that_is_asked_to_end_says_so_also_in_an_outage_of_the_d
     async with open_door(tmp_path) as door:
         admin = await door.admin_key()
         assert (await asked(door, "GET", "service", admin))["draining"] is False
-        with locked_out(door.gateway, wait_s=0.05):
+        async with locked_out(door.gateway, wait_s=0.05):
             answer = await door.http.post("/v1/admin/drain", headers=bearer(admin))
             assert (answer.status_code, answer.json()["draining"]) == (202, True)
             refused = await door.http.put("/v1/admin/maintenance", headers=bearer(admin), json={"enabled": True})

@@ -151,7 +151,7 @@ async def test_a_credential_of_other_bytes_than_ascii_is_no_operators(tmp_path: 
 
 async def test_down_while_nothing_can_be_billed_and_up_again_by_itself(door: Door) -> None:
     ledger, account_id = door.gateway.ledger, await door.account()
-    with locked_out(door.gateway, wait_s=0.01):
+    async with locked_out(door.gateway, wait_s=0.01):
         with pytest.raises(GatewayError):
             await ledger.credit(account_id, 1, "refused")
         assert await condition_of(door) == (503, "down", ["the ledger cannot be written: nothing can be billed"])

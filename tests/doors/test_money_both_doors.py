@@ -117,7 +117,7 @@ async def full_disk(door: Door) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def locked_database(door: Door) -> AsyncIterator[None]:
     """Another process writes, without end."""
-    with locked_out(door.gateway, wait_s=0.05):
+    async with locked_out(door.gateway, wait_s=0.05):
         yield
 
 

@@ -108,7 +108,7 @@ async def test_what_the_gateway_waits_for_itself_is_counted(stage: Stage) -> Non
     body = orjson.dumps({"model": "priced/tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9})
     await stage.door.post(body, key)  # the key is known and a replica has drawn, so that nothing else is asked
     running = stage.door.gateway.inference.running
-    with locked_out(stage.door.gateway):  # what waits for it is the bill
+    async with locked_out(stage.door.gateway):  # what waits for it is the bill
         asking = asyncio.ensure_future(stage.door.post(body, key))
         await eventually(lambda: any(exchange._bill.status is not None for exchange in running))
         stage.clock.now_s += 0.03125

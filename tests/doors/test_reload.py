@@ -265,7 +265,7 @@ async def test_no_request_is_lost_while_it_is_read_again_and_again(served: Reloa
 
 async def test_during_an_outage_of_the_database_it_is_in_force_and_noted_later(served: Reloaded) -> None:
     door = served.door
-    with locked_out(door.gateway, wait_s=0.05):
+    async with locked_out(door.gateway, wait_s=0.05):
         assert (await served.reload(incident="The database is down.")).json()["changed"] == ["incident"]
         assert door.gateway.settings.incident == "The database is down."
 

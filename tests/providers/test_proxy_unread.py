@@ -172,7 +172,7 @@ async def test_an_answer_that_ends_in_an_outage_is_whole_and_charged_once_that_c
         headers = {"authorization": f"Bearer {key}"}
         request = door.http.build_request("POST", "/proxy/openai/v1/speech", content=b"{}", headers=headers)
         response = await door.http.send(request, stream=True)
-        with locked_out(door.gateway, wait_s=0.01):
+        async with locked_out(door.gateway, wait_s=0.01):
             turns.release()
             assert await response.aread() == b"first"
             await eventually(lambda: not door.gateway.ledger.is_writable)

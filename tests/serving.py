@@ -202,7 +202,7 @@ class Door:
         await self.gateway.ledger._store.flushed()
         assert self.gateway.ledger.held_now() == HeldNow(0, 0, 0.0, 0)
         assert await self.gateway.ledger.check() == []
-        assert self.errors == []
+        assert self.errors == [], self.errors
 
     async def rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What stands in the database once everything written so far is committed."""

@@ -180,6 +180,9 @@ def money(parts: Amount) -> Money:
 class TreeLife(RuleBasedStateMachine):
     """`other` is the database as another process sees it."""
 
+    withdraws = True
+    """Whether what waits for another process can be taken back before it is written, or only given back after that."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
@@ -553,7 +556,7 @@ class TreeLife(RuleBasedStateMachine):
         with self.locked():
             pending = self.run(self._pending(hold, cost))
             self.what_is_known_in_memory_is_what_the_auditor_says()
-            if end == "taken back":
+            if end == "taken back" and self.withdraws:
                 self.ledger.take_back(pending, record(hold.request_id, self.account))
                 del self.auditor.held[hold.request_id]
             elif end == "killed":

@@ -94,7 +94,9 @@ class LedgerElsewhere(Elsewhere, LedgerLife):
 
 
 class TreeElsewhere(Elsewhere, TreeLife):
-    """A process that is killed has left what is committed."""
+    """A process that is killed has left what is committed; what waits for a lock is at the server already."""
+
+    withdraws = False
 
     def _copied(self) -> "tempfile.TemporaryDirectory[str]":
         copy = super()._copied()

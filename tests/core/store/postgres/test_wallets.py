@@ -97,6 +97,8 @@ class TreeElsewhere(Elsewhere, TreeLife):
     """A process that is killed has left what is committed; what waits for a lock is at the server already."""
 
     withdraws = False
+    race = None  # type: ignore[assignment]
+    """The auditor hears of commits in their order, and cannot judge a refusal while others are on their way."""
 
     def _copied(self) -> "tempfile.TemporaryDirectory[str]":
         copy = super()._copied()

@@ -14,18 +14,22 @@ T = TypeVar("T")
 class _LeftCall(greenlet):
     """What is left and come back to."""
 
+    def go_on(self, *given: Any) -> Any:
+        """Returns what it waits for next, or what it returns."""
+        return self.switch(*given)
+
 
 async def carried_out(call: Callable[..., T], *given: object) -> T:
     """What `call` returns, or raises; all that it waits for by `wait_for` is awaited here."""
     running = _LeftCall(call)
-    found: Any = running.switch(*given)
+    found = running.go_on(*given)
     while not running.dead:
         try:
             answer = await found
         except BaseException as error:  # noqa: BLE001 - the call's to handle, a cancellation too
             found = running.throw(error)
         else:
-            found = running.switch(answer)
+            found = running.go_on(answer)
     return cast(T, found)
 
 

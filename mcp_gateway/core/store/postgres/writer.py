@@ -129,7 +129,7 @@ class BatchWriter(WriteQueue):
         await carried_out(self._session.close)
         return [job.write for job in left if job.in_outage != "refuse"]
 
-    # As coroutines
+    # On the loop
 
     def _gathered(self) -> None:
         self._is_gathering = False

@@ -158,16 +158,17 @@ async def test_who_leaves_while_the_bill_of_a_failure_is_written_leaves_the_fail
     async def read() -> None:
         with await stage.exchange() as exchange:
             await exchange.begin(request(stream=True))
-            may_end.set()
+            has_begun.set()
             async for _ in read_frames(exchange):
                 pass
 
-    may_end = asyncio.Event()
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
     stage.backend.answer_with(in_two([chunk("a", 10, 1)], may_end, []))
     reading = asyncio.ensure_future(read())
-    await may_end.wait()
+    await has_begun.wait()
     async with locked_out(stage.gateway):
         (exchange,) = stage.gateway.inference.running
+        may_end.set()
         await eventually(lambda: exchange._bill.status is not None)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)

@@ -151,11 +151,16 @@ class OutsideFile:
         self._connection.execute("ROLLBACK")
 
 
-@contextlib.contextmanager
-def locked(database: Path) -> Iterator[None]:
+def locked(database: Path) -> contextlib.AbstractAsyncContextManager[None]:
     """Another process's write transaction, as long as the block runs."""
-    with outside_of(database) as another, another.locked():
-        yield
+    return _locked(outside_of(database))
+
+
+@contextlib.asynccontextmanager
+async def _locked(another: AnyOutside) -> AsyncIterator[None]:
+    with another:
+        async with in_thread(another.locked()):
+            yield
 
 
 def outside_of(path: Path) -> AnyOutside:
@@ -215,9 +220,8 @@ async def locked_out(gateway: Gateway, *, wait_s: float | None = None) -> AsyncI
     """Somebody else has what each write of an open gateway needs; on SQLite it is refused after `wait_s`, if given."""
     if wait_s is not None and gateway.settings.database_url is None:
         store_of(gateway)._writer._busy_timeout_s = wait_s
-    with outside(gateway.settings) as another:
-        async with in_thread(another.locked()):
-            yield
+    async with _locked(outside(gateway.settings)):
+        yield
 
 
 @contextlib.asynccontextmanager

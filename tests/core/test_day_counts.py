@@ -186,7 +186,7 @@ async def test_what_is_admitted_in_an_outage_is_written_after_it_and_by_the_end_
     store = await open_store(path, busy_timeout_s=0)
     limits = limiter()
     counts = DayCounts(store, limits)
-    with locked(path):
+    async with locked(path):
         limits.admit(caller(day=10))
         first = counts.write()
         limits.admit(caller(day=10))

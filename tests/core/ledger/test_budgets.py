@@ -387,7 +387,7 @@ async def test_a_settlement_that_waits_out_an_outage_is_held_of_the_budget_until
     await ledger.credit(account, 1000, "p")
     await bound(store, account, "key_one", 100)
     hold = await ledger.hold("req_1", account, 1, 100, KEY)
-    with locked(database):
+    async with locked(database):
         with pytest.raises(SettlementPending):
             await ledger.settle(hold, 70, record("req_1", account, cost_nano=70))
         assert [one.held_nano for one in ledger._purses.of(account).budgets.standings(0)] == [70]

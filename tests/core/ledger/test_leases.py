@@ -410,7 +410,7 @@ async def test_a_charge_that_waits_for_the_disk_keeps_a_lease_out(
     await lease(TOP, 70)
     patient = Ledger(store, settle_wait_s=0)
     hold = await patient.hold("req_1", account, 1, 40, frozenset({TOP}))
-    with locked(database):
+    async with locked(database):
         with pytest.raises(SettlementPending):
             await patient.settle(hold, 40, record("req_1", account, cost_nano=40))
         clock.now_ms += HOUR_MS
@@ -579,8 +579,8 @@ async def test_leases_return_as_their_time_comes_also_after_an_outage(
     await lease(TOP, 70)
     watching = asyncio.ensure_future(leases.watch())
     await settled()
-    clock.now_ms += HOUR_MS
-    with locked(database):
+    async with locked(database):
+        clock.now_ms += HOUR_MS
         while ledger.is_writable:
             pass_time(10)
             await settled()

@@ -266,7 +266,7 @@ async def test_a_charge_that_waits_to_be_written_is_not_released(
     store._writer._busy_timeout_s = 60
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 10, 100)
-    with locked(database):
+    async with locked(database):
         settling = asyncio.ensure_future(ledger.settle(hold, 60, None))
         await asyncio.sleep(0)
         ledger.release("req_1")
@@ -476,7 +476,7 @@ async def test_what_another_process_adds_is_spent_once_by_the_one_that_holds(
 async def test_a_settlement_waits_through_an_outage(ledger: Ledger, account: str, store: Store, database: Path) -> None:
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
-    with locked(database):
+    async with locked(database):
         settling = asyncio.ensure_future(ledger.settle(hold, 7, record("req_1", account, cost_nano=7)))
         await eventually(lambda: not ledger.is_writable)
         for asked in (ledger.hold("req_2", account, 1, 10), ledger.hold_if_ample("req_2", account, 1, 10)):
@@ -494,7 +494,7 @@ async def test_a_settlement_that_takes_too_long_is_carried_out_unless_it_is_take
     ledger = Ledger(store, settle_wait_s=0.01)
     await ledger.credit(account, 100, "p")
     holds = [await ledger.hold(name, account, 1, 10) for name in ("req_delivered", "req_refused")]
-    with locked(database):
+    async with locked(database):
         pending = []
         for hold in holds:
             with pytest.raises(SettlementPending) as caught:
@@ -547,7 +547,7 @@ async def test_a_balance_is_checked_by_the_wallet_as_it_was_read_last_and_read_a
 async def test_a_release_during_an_outage_is_done_at_once(ledger: Ledger, account: str, database: Path) -> None:
     await ledger.credit(account, 100, "p")
     await ledger.hold("req_1", account, 1, 100)
-    with locked(database):
+    async with locked(database):
         assert (await refused(ledger.credit(account, 1, "q"))).code == "ledger_unavailable"
         ledger.release("req_1")
         assert await ledger.balance(account) == Balance(100)
@@ -693,8 +693,8 @@ async def test_grants_are_expired_as_their_time_comes_also_after_an_outage(
     watching = asyncio.ensure_future(ledger.watch_grants())
     await settled()
     assert await ledger.balance(account) == Balance(granted_nano=57)
-    clock.now_ms += 1
-    with locked(database):
+    async with locked(database):
+        clock.now_ms += 1
         while ledger.is_writable:
             pass_time(10)
             await settled()
@@ -731,7 +731,7 @@ async def test_what_waits_for_the_database_is_told_and_how_long_its_log_is(
 ) -> None:
     await ledger.credit(account, 100, "p")
     hold = await ledger.hold("req_1", account, 1, 10)
-    with locked(database):
+    async with locked(database):
         settling = asyncio.ensure_future(ledger.settle(hold, 4, None))
         await asyncio.sleep(0)
         assert ledger.backlog()[0] == 1

@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import product
@@ -319,9 +319,15 @@ class LedgerLife(RuleBasedStateMachine):
     async def _opened(self) -> Store:
         return await open_store(migrated(self.path), now_ms=self.clock, busy_timeout_s=PATIENT_S)
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Another process writes."""
-        return locked(self.path)
+        another = locked(self.path)
+        self.run(another.__aenter__())
+        try:
+            yield
+        finally:
+            self.run(another.__aexit__(None, None, None))
 
     def hurry(self) -> None:
         """Wait for no lock any more."""

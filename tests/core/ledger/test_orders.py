@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -278,15 +278,17 @@ async def test_the_watch_goes_on_after_an_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     await ledger.credit(account, 100, "p")
-    with watching(orders):
-        asked = asyncio.ensure_future(running.adjust(account, -60, "cash"))
-        while not await ledger._store.read(Query("SELECT id FROM orders")):
-            await settled()
-        with locked(database):
+    asked = asyncio.ensure_future(running.adjust(account, -60, "cash"))
+    while not await ledger._store.read(Query("SELECT id FROM orders")):
+        await settled()
+    async with AsyncExitStack() as outage:
+        await outage.enter_async_context(locked(database))
+        with watching(orders):
             while "could not be decided" not in caplog.text:
                 pass_time(0.1)
                 await settled()
-        await decided(asked)
+            await outage.aclose()
+            await decided(asked)
     assert asked.done()
 
 

@@ -36,7 +36,7 @@ async def left_in_an_outage(database: Path, clock: MsClock, account: str) -> lis
         await ledger.credit(account, 100, "p")
         await ledger.grant(account, 12, "g")
         holds = [await ledger.hold(name, account, 1, 10) for name in ("req_stream", "req_refused", "req_left")]
-        with locked(database):
+        async with locked(database):
             leaving = asyncio.ensure_future(ledger.settle(holds.pop(), 5, record("req_left", account, cost_nano=5)))
             await asyncio.sleep(0)
             leaving.cancel()

@@ -429,7 +429,7 @@ async def test_between_a_charge_and_its_commit_its_money_is_spent_by_nobody_else
     store._writer._busy_timeout_s = LONG_S
     await ledger.credit(account, 1000, "p")
     holds = [await ledger.hold(f"req_{number}", account, 50, 50) for number in range(10)]
-    with locked(database):
+    async with locked(database):
         settling = [asyncio.ensure_future(ledger.settle(held, 200, None, may_exceed=True)) for held in holds]
         await asyncio.sleep(0)
         assert ledger.held_now() == HeldNow(10, 1000, 0.0, 0)

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -218,9 +218,15 @@ class TreeLife(RuleBasedStateMachine):
     async def _opened(self) -> Store:
         return await open_store(migrated(self.path), now_ms=self.clock, busy_timeout_s=PATIENT_S)
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
         """Another process writes."""
-        return locked(self.path)
+        another = locked(self.path)
+        self.run(another.__aenter__())
+        try:
+            yield
+        finally:
+            self.run(another.__aexit__(None, None, None))
 
     def hurry(self) -> None:
         """Wait for no lock any more."""

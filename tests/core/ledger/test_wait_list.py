@@ -128,7 +128,7 @@ async def test_what_another_process_paid_in_is_seen_before_anybody_is_refused_si
     await getattr(Ledger(other), kind)(account, 60, "more")
     await other.close()
     store._writer._busy_timeout_s = LONG_S
-    with locked(database):  # so that the settlement does not tell of it
+    async with locked(database):  # so that the settlement does not tell of it
         settling = asyncio.ensure_future(patient.settle(hold, 100, record(hold.request_id, account)))
         assert [hold.amount_nano for hold in await asyncio.gather(*asked)] == [20] * waiting
     assert await settling == 100
@@ -197,7 +197,7 @@ async def test_what_waits_to_be_written_is_none_of_those_that_hold_what_is_missi
     store._writer._busy_timeout_s = LONG_S
     first, _ = await held(ledger, account, 60, 40)
     clock.now_ms += 7000
-    with locked(database):
+    async with locked(database):
         settling = asyncio.ensure_future(ledger.settle(first, 50, record(first.request_id, account)))
         await asyncio.sleep(0)
         error = await refused(ledger.hold("req_late", account, 50, 50))

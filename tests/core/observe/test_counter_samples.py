@@ -66,7 +66,7 @@ async def test_a_sample_that_cannot_be_kept_is_missing_and_nothing_else(
     store = await open_store(migrated(tmp_path / "gateway.sqlite3"), busy_timeout_s=0)
     samples = CounterSamples(store, lambda: NOON_MS, kept_days=400)
     with caplog.at_level("INFO"):
-        with locked(tmp_path / "gateway.sqlite3"):
+        async with locked(tmp_path / "gateway.sqlite3"):
             written = samples.note("vllm-1", counted(1), took_s=0.0, ours=0, others=0, failed_requests=0)
             assert written is not None
             with pytest.raises(GatewayError, match="ledger_unavailable"):

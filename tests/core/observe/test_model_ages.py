@@ -40,7 +40,7 @@ async def test_a_model_is_as_old_as_its_first_sight_in_any_run(tmp_path: Path) -
 async def test_what_could_not_be_written_is_written_with_the_next_catalog(tmp_path: Path) -> None:
     async with opened(tmp_path, 1000.0) as ages:
         store = ages._store
-        with locked(tmp_path / "gateway.sqlite3"):
+        async with locked(tmp_path / "gateway.sqlite3"):
             assert ages.created_at_s("a") == 1000
             with pytest.raises(Exception, match="ledger_unavailable"):
                 await store.flushed()

@@ -16,7 +16,7 @@ from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.store.contract.noting import NOTING, TABLE
 from tests.core.store.sqlite.steps import drawn, watched
-from tests.databases import FOR_TESTS, locked, migrated
+from tests.databases import FOR_TESTS, OutsideFile, migrated
 from tests.disk import Disk
 from tests.loop_clock import pass_time
 
@@ -98,8 +98,10 @@ class SqlitePlace:
         assert self._store is not None
         return self._store
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        return locked(self._database)
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        with OutsideFile(self._database) as another, another.locked():
+            yield
 
     @contextlib.contextmanager
     def full(self) -> Iterator[None]:

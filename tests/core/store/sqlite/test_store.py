@@ -70,13 +70,13 @@ async def test_a_failure_before_any_change_costs_the_others_nothing(store: Store
 
 async def test_an_outage_ends_by_itself_though_nobody_asks(store: Store, database: Path) -> None:
     assert store.is_available
-    with locked(database):
+    async with locked(database):
         with pytest.raises(GatewayError):
             await store.write(note("refused"))
         assert not store.is_available
     await eventually(lambda: store.is_available)
     assert notes_on_disk(database) == []
-    with locked(database):  # which others can take again
+    async with locked(database):  # which others can take again
         pass
 
 

@@ -1330,6 +1330,7 @@ AREAS: dict[str, Area] = {
             ],
             "A connection serves requests in their order, and one that is not read or not sent is hung up on.": [
                 "tests/http_api/test_connection.py",
+                "tests/http_api/test_repeated_heads.py",
             ],
             "A burst of clients is taken in at once, and what all of them need is read once.": [
                 "tests/http_api/test_acceptor.py",

@@ -5,6 +5,7 @@ and nothing is decoded twice. Whoever takes a model's id from a path decodes the
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import NamedTuple
@@ -29,6 +30,10 @@ _VERSION = re.compile(rb"(?:HTTP|RTSP|ICE)/\d\.\d")
 _TLS_RECORD = b"\x16\x03"
 _HTTP_2_PREFACE = b"PRI * HTTP/2"
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|[0-9A-Za-z\-._~!$&'()*+,;=%]+)(?::\d*)?")
+_LENGTH = b"content-length"
+_LENGTH_BEGINS = b"\r\n%b:" % _LENGTH
+_MOST_LENGTH_DIGITS = 15
+"""Of more the parser finds out whether they are too many."""
 _QUERY = ord("?")
 """`in` takes a number at once; bytes it tries to make a number of first, which takes ten times as long."""
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f][0-9A-Fa-f])")
@@ -48,6 +53,46 @@ class RequestLine(NamedTuple):
     authority: bytes | None
 
 
+class KnownHead(NamedTuple):
+    """A head that has been parsed and read, in two parts: before the number of its Content-Length, and behind it."""
+
+    before: bytes
+    behind: bytes
+    asked: RequestLine
+    headers: tuple[tuple[bytes, bytes], ...]
+    sent: Mapping[bytes, bytes]
+    length_at: int
+    """Which of the headers has the length."""
+    is_kept_alive: bool
+
+    def length_in(self, raw: bytes) -> bytes | None:
+        """The length that a head tells which is this one but for that; None of any other."""
+        if not (raw.startswith(self.before) and raw.endswith(self.behind)):
+            return None
+        length = raw[len(self.before) : len(raw) - len(self.behind)]
+        return length if length.isdigit() and len(length) <= _MOST_LENGTH_DIGITS else None
+
+    def with_length(self, length: bytes) -> tuple[Headers, dict[bytes, bytes]]:
+        """The headers, and each one's first value, of the head that has this length; for its request alone."""
+        headers = [*self.headers]
+        headers[self.length_at] = (_LENGTH, length)
+        return headers, {**self.sent, _LENGTH: length}
+
+
+def known_head(
+    raw: bytes, asked: RequestLine, headers: Headers, sent: Mapping[bytes, bytes], *, is_kept_alive: bool
+) -> KnownHead | None:
+    """Of what `read_head` has read of it; None of one that tells no length, or whose host is in its request line."""
+    length = sent.get(_LENGTH)
+    if length is None or asked.authority is not None:
+        return None
+    # no value has a line in it that begins so, and white space alone stands before the number
+    start = raw.index(length, raw.lower().index(_LENGTH_BEGINS) + len(_LENGTH_BEGINS))
+    before, behind = raw[:start], raw[start + len(length) :]
+    at = headers.index((_LENGTH, length))
+    return KnownHead(before, behind, asked, tuple(headers), dict(sent), at, is_kept_alive)
+
+
 def read_head(raw: bytes, headers: Headers) -> tuple[RequestLine, dict[bytes, bytes], int | None]:
     """The request line, each header's first value, and the bytes of the body, None for one in chunks.
 
@@ -56,7 +101,7 @@ def read_head(raw: bytes, headers: Headers) -> tuple[RequestLine, dict[bytes, by
     line = _line_of(raw)
     asked = _known_line(line) if len(line) <= _SHORT_BYTES and _QUERY not in line else _read_line(line)
     sent = dict(reversed(headers))
-    length_bytes: int | None = int(sent.get(b"content-length", 0))
+    length_bytes: int | None = int(sent.get(_LENGTH, 0))
     if b"transfer-encoding" in sent:
         _check_coding(headers, asked)
         length_bytes = None

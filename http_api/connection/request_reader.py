@@ -4,11 +4,13 @@ Knows what is due and what was read ahead of it; knows nothing of sockets but to
 What is due (`_Due`) is fed to the parser in slices that end with a head or a body, never beyond:
 
     HEAD --- whole and sound --> BODY --- whole --> HEAD      one more exchange is answered, or waits behind others
+    HEAD --- as the last ------> KNOWN -- whole --> HEAD      the same, past the parser, which is between two requests
     HEAD --- not understood ---> NONE                         closed after the answers to what came before, or a 400
     HEAD --- refused ----------> NONE                         the refusal is an exchange too, in its turn, and the last
     BODY --- framing broken ---> NONE                         its exchange answers 400, or is cut off if it has begun
     BODY --- whole, to close --> NONE                         the last request that counts
 
+A head is as the last one where it is it but for the number of its Content-Length.
 While 16 exchanges wait, or 64 KiB of their bodies, what comes further stays bytes (`_unparsed`).
 """
 
@@ -22,7 +24,17 @@ from starlette.types import Scope
 
 from http_api.connection.ahead import Ahead
 from http_api.connection.answer_writer import AnswerWriter
-from http_api.connection.head import Headers, fault_of, is_of_head, not_understood, read_head, without_upgrade
+from http_api.connection.head import (
+    Headers,
+    KnownHead,
+    RequestLine,
+    fault_of,
+    is_of_head,
+    known_head,
+    not_understood,
+    read_head,
+    without_upgrade,
+)
 from http_api.connection.http_exchange import HttpExchange, Wire
 from mcp_gateway.core.context import CLIENT, SENT
 from mcp_gateway.core.errors import GatewayError
@@ -37,10 +49,11 @@ _BLANK_LINE = b"\r\n\r\n"
 class _Due(Enum):
     HEAD = auto()
     BODY = auto()
+    KNOWN = auto()
     NONE = auto()
 
 
-_HEAD, _BODY, _NONE = _Due
+_HEAD, _BODY, _KNOWN, _NONE = _Due
 
 
 class Answering(Wire, Protocol):
@@ -75,6 +88,7 @@ class RequestReader:
         self._tail = b""  # the end of the last read, where a blank line may have begun in it
         self._left_bytes = 0  # of the body that comes in, where its length is known
         self._framing_bytes = 0  # of a body in chunks, since its last piece
+        self._known: KnownHead | None = None  # the last head
 
     # -- for the connection
 
@@ -96,9 +110,14 @@ class RequestReader:
             if self._left_bytes:
                 end = min(start + self._left_bytes, size)
                 self._left_bytes -= end - start
-                self._parser.feed_data(data[start:end])
+                if self._due is _BODY:
+                    self._parser.feed_data(data[start:end])
+                else:
+                    self.on_body(data[start:end])
+                    if not self._left_bytes:
+                        self.on_message_complete()
             else:
-                end = self._end_of_slice(data, start)
+                end = _end_of_slice(self._tail, data, start)
                 self._feed(data[start:end])
             start = end
         else:
@@ -119,7 +138,7 @@ class RequestReader:
     def close(self) -> None:
         """The connection has ended: nothing refers back any more."""
         self.stop()
-        self.reading = None
+        self.reading = self._known = None
         del self._parser, self._connection
 
     # -- parser callbacks
@@ -131,7 +150,6 @@ class RequestReader:
     def on_headers_complete(self) -> None:
         raw, self._raw_head = self._raw_head, b""
         headers, self._headers = self._headers, []  # which takes the trailers, and nobody reads them (RFC 9110, 6.5)
-        self._due = _BODY
         parser = self._parser
         try:
             asked, sent, length_bytes = read_head(raw, headers)
@@ -141,25 +159,10 @@ class RequestReader:
         if parser.should_upgrade():
             self._raw_head = without_upgrade(raw, headers)
             return
-        if length_bytes is None:
-            self._framing_bytes = 0
-        else:
-            self._left_bytes = length_bytes
         is_kept_alive = asked.is_1_1 and parser.should_keep_alive()
-        answer = AnswerWriter(is_kept_alive, asked.is_1_1, asked.method == "HEAD")  # to name them takes as long again
-        exchange = self.reading = HttpExchange(self._connection, sent, answer)
-        scope: Scope = {
-            **self._shared,
-            "http_version": "1.1" if asked.is_1_1 else "1.0",
-            "method": asked.method,
-            "path": asked.path,
-            "raw_path": asked.raw_path,
-            "query_string": asked.query,
-            "headers": headers,
-            CLIENT: exchange,
-            SENT: sent,
-        }
-        self._connection.take_on(exchange, scope)
+        self._due, self._framing_bytes, self._left_bytes = _BODY, 0, length_bytes or 0
+        self._known = known_head(raw, asked, headers, sent, is_kept_alive=is_kept_alive) or self._known
+        self._take_on(asked, headers, sent, is_kept_alive=is_kept_alive)
 
     def on_body(self, body: bytes) -> None:
         self._framing_bytes = 0
@@ -183,6 +186,35 @@ class RequestReader:
             if exchange.answer.is_complete:  # closed while it still sent, the client would lose the answer to a reset
                 self._connection.transport.close()
 
+    # -- requests
+
+    def _take_on(self, asked: RequestLine, headers: Headers, sent: dict[bytes, bytes], *, is_kept_alive: bool) -> None:
+        answer = AnswerWriter(is_kept_alive, asked.is_1_1, asked.method == "HEAD")  # to name them takes as long again
+        exchange = self.reading = HttpExchange(self._connection, sent, answer)
+        scope: Scope = {
+            **self._shared,
+            "http_version": "1.1" if asked.is_1_1 else "1.0",
+            "method": asked.method,
+            "path": asked.path,
+            "raw_path": asked.raw_path,
+            "query_string": asked.query,
+            "headers": headers,
+            CLIENT: exchange,
+            SENT: sent,
+        }
+        self._connection.take_on(exchange, scope)
+
+    def _is_taken_on(self, raw: bytes) -> bool:
+        """Whether it is the last head but for its length, which the parser need not see again."""
+        known = self._known
+        if known is None or len(raw) > self._max_header_bytes or (length := known.length_in(raw)) is None:
+            return False
+        self._due, self._left_bytes = _KNOWN, int(length)
+        self._take_on(known.asked, *known.with_length(length), is_kept_alive=known.is_kept_alive)
+        if not self._left_bytes:
+            self.on_message_complete()
+        return True
+
     # -- slices
 
     def _with_unparsed(self, data: bytes) -> tuple[bytes, int]:
@@ -201,20 +233,13 @@ class RequestReader:
             if self.has_enough:
                 self._connection.pause_reading()
 
-    def _end_of_slice(self, data: bytes, start: int) -> int:
-        """Behind the next blank line: a head ends there, or a body in chunks, unless it is content (no harm)."""
-        if self._tail and not start:
-            cut = (self._tail + data[:3]).find(_BLANK_LINE)
-            if cut >= 0:  # two reads brought its two parts
-                return cut + len(_BLANK_LINE) - len(self._tail)
-        end = data.find(_BLANK_LINE, start)
-        return end + len(_BLANK_LINE) if end >= 0 else len(data)
-
     def _feed(self, data: bytes) -> None:
         if self._due is _HEAD:
+            if not self._raw_head and self._is_taken_on(data):
+                return
             self._raw_head = self._raw_head + data if self._raw_head else data
             if len(self._raw_head) > self._max_header_bytes:
-                self._refuse(self._too_large())
+                self._refuse(_too_large(self._max_header_bytes))
                 return
         else:
             self._framing_bytes += len(data)
@@ -226,7 +251,7 @@ class RequestReader:
         except HttpParserError:
             self._refuse_what_is_broken()
         if self._framing_bytes > self._max_header_bytes and self.reading is not None:
-            self._break_off(self.reading, self._too_large())
+            self._break_off(self.reading, _too_large(self._max_header_bytes))
 
     def _feed_again(self) -> None:
         """To a fresh parser, the head without its offer of another protocol: the old one leaves the body unread."""
@@ -270,6 +295,16 @@ class RequestReader:
         else:
             exchange.break_off(error)
 
-    def _too_large(self) -> GatewayError:
-        most = self._max_header_bytes
-        return GatewayError("headers_too_large", f"The request's line and headers may have at most {most} bytes.")
+
+def _end_of_slice(tail: bytes, data: bytes, start: int) -> int:
+    """Behind the next blank line: a head ends there, or a body in chunks, unless it is content (no harm)."""
+    if tail and not start:
+        cut = (tail + data[:3]).find(_BLANK_LINE)
+        if cut >= 0:  # two reads brought its two parts
+            return cut + len(_BLANK_LINE) - len(tail)
+    end = data.find(_BLANK_LINE, start)
+    return end + len(_BLANK_LINE) if end >= 0 else len(data)
+
+
+def _too_large(most_bytes: int) -> GatewayError:
+    return GatewayError("headers_too_large", f"The request's line and headers may have at most {most_bytes} bytes.")

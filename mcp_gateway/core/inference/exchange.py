@@ -285,14 +285,14 @@ class Exchange:
     def facts(self) -> AnswerFacts:
         bill, meter = self._bill, self._meter
         return AnswerFacts(
-            cost_nano=bill.cost_nano,
-            usage=bill.usage,
-            clamped_to=None if meter is None else meter.terms.clamped_to,
-            ignored=bill.attributed.unusable + self._ignored,
-            overhead_s=bill.took_s if meter is None else bill.took_s - meter.waited_s,
-            ended_by=bill.ended_by,
-            model="" if self._ask is None else self._ask.model,
-            routing=None if bill.choice is None else bill.choice.told(bill.model_id),
+            bill.cost_nano,
+            bill.usage,
+            None if meter is None else meter.terms.clamped_to,
+            bill.attributed.unusable + self._ignored,
+            bill.took_s if meter is None else bill.took_s - meter.waited_s,
+            bill.ended_by,
+            "" if self._ask is None else self._ask.model,
+            None if bill.choice is None else bill.choice.told(bill.model_id),
         )
 
     @property

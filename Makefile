@@ -70,7 +70,7 @@ ROOMS := tests/core/identity tests/core/inference tests/core/ledger tests/core/o
 THESE_ROOMS = $(if $(FILES),,$(ROOMS))
 # limits, money, who is let in, what is told: where engines can differ
 DECISIVE := $(patsubst %,tests/doors/test_%.py,http_limits money_both_doors day_counts budgets budget_tree leases topups rotation admin_service people webhooks \
-	idempotency reload retention)
+	idempotency reload retention revocation)
 DECISIVE_ROOMS := $(patsubst %,tests/core/ledger/test_%.py,ledger leases closing checkpoint)
 
 # what runs the lines and branches of inference, the ledger and the store

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import re
+import weakref
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, Quota
+from mcp_gateway.core.caller import GUEST, GUEST_ACCOUNT_ID, Allowance, Caller, Quota, Validity
 from mcp_gateway.core.errors import GatewayError
 from mcp_gateway.core.limits.limiter import Limiter, Turn, counted
 from mcp_gateway.core.limits.shared import LEASE_S, SharedLimiter
@@ -135,6 +137,23 @@ async def test_a_caller_is_told_what_all_replicas_have_left(valkey_url: str) -> 
         assert remaining(one.limiter, who) == (8, 18, 600)
         assert [one.limiter.running(quota) for quota in who.quotas] == [2, 2]
         assert (one.limiter.in_flight, two.limiter.in_flight) == (1, 1)
+
+
+async def test_nothing_holds_a_caller_for_whom_nothing_goes_on(valkey_url: str) -> None:
+    """Else its key could not be forgotten within the minute, however many others are shown."""
+    async with replica(valkey_url) as one:
+        who = replace(caller("key_1", {"tpm": 100}), validity=Validity())
+        held = weakref.ref(who.validity)
+        turn = await one.limiter.admitted(who)
+        pending = turn.reserve_tokens(40)
+        assert pending is not None
+        await pending
+        turn.true_up(3)
+        turn.release()
+        await counted(one.limiter, who)
+        del who, turn, pending
+        await one.valkey.ask(("PING",))
+        assert held() is None
 
 
 async def test_what_is_used_up_is_refused_without_asking(valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

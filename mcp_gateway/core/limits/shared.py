@@ -57,9 +57,12 @@ _NO_MINUTE = -1
 
 
 class _Question(NamedTuple):
-    """What of a caller is the same in all that is asked of it within a minute, on one connection."""
+    """What of a caller is the same in all that is asked of it within a minute, on one connection.
 
-    caller: Caller
+    It does not have the caller, of whom nothing is to be left once nothing goes on for it.
+    """
+
+    quotas: tuple[Quota, ...]
     uses: Uses
     """As Valkey told them."""
     keys: tuple[bytes, ...]
@@ -86,14 +89,15 @@ class SharedTurn(Turn):
     By how much its tokens were estimated wrongly is told with the end of its place, or at once where that is over.
     """
 
-    __slots__ = ("asked", "counted_in", "difference", "lease", "shared")
+    __slots__ = ("asked", "caller", "counted_in", "difference", "lease", "shared")
 
-    def __init__(self, shared: "SharedLimiter", asked: _Question, lease: bytes, minute: int) -> None:
+    def __init__(self, shared: "SharedLimiter", caller: Caller, asked: _Question, lease: bytes, minute: int) -> None:
         self._limiter = self.shared = shared  # written out, since every request pays for a further call
         self._uses = asked.uses
         self._tokens = 0
         self._minute = _NO_MINUTE
         self._is_released = False
+        self.caller = caller
         self.asked = asked
         self.lease = lease
         """Empty for what has no place, or none that Valkey knows or will know of."""
@@ -121,7 +125,7 @@ class SharedTurn(Turn):
             self.shared.corrected(self, difference)
 
     def again(self) -> "SharedTurn":
-        turn = SharedTurn(self.shared, self.asked, _NO_LEASE, self.counted_in)
+        turn = SharedTurn(self.shared, self.caller, self.asked, _NO_LEASE, self.counted_in)
         turn._is_released = True
         return turn
 
@@ -234,7 +238,7 @@ class SharedLimiter(Limiter):
             answering = self._valkey.ask(self._request(asked, lease))
         except ValkeyDown:
             self._own.check(self._sharer(caller))
-            return self._begun_alone(asked, lease)
+            return self._begun_alone(caller, asked, lease)
         try:
             answer = await answering
         except ValkeyDown:  # by now, and it may have counted: under the same lease it does so once
@@ -243,7 +247,7 @@ class SharedLimiter(Limiter):
             except GatewayError:
                 self._owe(self._ending(asked, lease, _NO_MINUTE, 0))
                 raise
-            return self._begun_alone(asked, lease)
+            return self._begun_alone(caller, asked, lease)
         except BaseException:
             self._tell_end(asked, lease, _NO_MINUTE, 0)
             raise
@@ -251,7 +255,7 @@ class SharedLimiter(Limiter):
             raise self._refusal(asked.uses)
         if caller.credential_id is not None:
             self._admitted[caller.credential_id] = asked.uses
-        return self._begun(asked, lease)
+        return self._begun(caller, asked, lease)
 
     def give_back(self, turn: SharedTurn) -> None:
         """See Turn.release."""
@@ -265,14 +269,14 @@ class SharedLimiter(Limiter):
     def in_flight(self) -> int:
         return self._own.in_flight
 
-    def _begun(self, asked: _Question, lease: bytes) -> SharedTurn:
+    def _begun(self, caller: Caller, asked: _Question, lease: bytes) -> SharedTurn:
         self._own.take(asked.own_uses)
-        turn = SharedTurn(self, asked, lease, self._minute)
+        turn = SharedTurn(self, caller, asked, lease, self._minute)
         self._turns[lease] = turn
         return turn
 
-    def _begun_alone(self, asked: _Question, lease: bytes) -> SharedTurn:
-        turn = self._begun(asked, lease)
+    def _begun_alone(self, caller: Caller, asked: _Question, lease: bytes) -> SharedTurn:
+        turn = self._begun(caller, asked, lease)
         if len(self._untold) < _MOST_OWED:
             self._untold[lease] = turn
         return turn
@@ -308,16 +312,16 @@ class SharedLimiter(Limiter):
 
     async def reserve(self, turn: SharedTurn, tokens: int) -> None:
         """Reserve tokens for a turn. See Turn.reserve_tokens."""
-        for quota in turn.asked.caller.quotas:
+        for quota in turn.asked.quotas:
             limit = quota.allowance.tokens_per_minute
             if limit is not None and tokens > limit:
                 raise too_large(quota, tokens)
         self._tell_tokens(turn)
-        asked = self._asked_of(turn.asked.caller)
+        asked = self._asked_of(turn.caller)
         try:
             answer = await self._valkey.ask(self._counting(asked, _NO_LEASE, self._amounts(tokens=tokens)))
         except ValkeyDown:
-            minute = self._own.take_tokens(turn.asked.own_uses, self._sharer(turn.asked.caller).quotas, tokens)
+            minute = self._own.take_tokens(turn.asked.own_uses, self._sharer(turn.caller).quotas, tokens)
             turn.difference += tokens
             return turn.reserved(tokens, minute)
         except BaseException:
@@ -332,7 +336,7 @@ class SharedLimiter(Limiter):
         """See Turn.true_up."""
         self._own.correct_tokens(turn.asked.own_uses, turn.reserved_in, difference)
         if turn.asked.has_tokens:  # the caller is told at once
-            self.correct_tokens(self._uses_of(turn.asked.caller), turn.reserved_in, difference)
+            self.correct_tokens(self._uses_of(turn.caller), turn.reserved_in, difference)
         if not turn.is_released or turn.lease in self._untold:
             return  # it is told with the end of its place
         if self.is_alone:
@@ -414,7 +418,7 @@ class SharedLimiter(Limiter):
         amounts = self._amounts(requests=int(in_minute), today=int(on_day), is_forced=True)
         del self._untold[lease]
         self._valkey.tell(
-            self._counting(self._asked_of(turn.asked.caller), lease, amounts),
+            self._counting(self._asked_of(turn.caller), lease, amounts),
             lambda _: self._untold.__setitem__(lease, turn),
         )
         if turn.is_released:
@@ -438,7 +442,7 @@ class SharedLimiter(Limiter):
     def _asked_of(self, caller: Caller) -> _Question:
         self._current_minute()
         known = self._asked.get(caller.credential_id)
-        if known is not None and known.caller.quotas is caller.quotas:
+        if known is not None and known.quotas is caller.quotas:
             return known
         uses = self._uses_of(caller)
         names = [self._name_of(use, quota) for use, quota in uses]
@@ -450,7 +454,7 @@ class SharedLimiter(Limiter):
         )
         counting = ADMIT.call(keys, self._arguments) + b"$%d\r\n" % (_AMOUNTS.size + len(subjects))
         asked = _Question(
-            caller,
+            caller.quotas,
             uses,
             keys,
             self._own.uses_of(caller),

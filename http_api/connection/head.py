@@ -83,11 +83,11 @@ def known_head(
     raw: bytes, asked: RequestLine, headers: Headers, sent: Mapping[bytes, bytes], *, is_kept_alive: bool
 ) -> KnownHead | None:
     """Of what `read_head` has read of it; None of one that tells no length, or whose host is in its request line."""
-    length = sent.get(_LENGTH)
-    if length is None or asked.authority is not None:
+    length, begins_at = sent.get(_LENGTH), raw.lower().find(_LENGTH_BEGINS)
+    if length is None or begins_at < 0 or asked.authority is not None:
         return None
     # no value has a line in it that begins so, and white space alone stands before the number
-    start = raw.index(length, raw.lower().index(_LENGTH_BEGINS) + len(_LENGTH_BEGINS))
+    start = raw.index(length, begins_at + len(_LENGTH_BEGINS))
     before, behind = raw[:start], raw[start + len(length) :]
     at = headers.index((_LENGTH, length))
     return KnownHead(before, behind, asked, tuple(headers), dict(sent), at, is_kept_alive)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -161,6 +161,18 @@ async def _locked(another: AnyOutside) -> AsyncIterator[None]:
     with another:
         async with in_thread(another.locked()):
             yield
+
+
+@contextlib.contextmanager
+def run_by(
+    run: Callable[[Awaitable[Any]], Any], befalls: contextlib.AbstractAsyncContextManager[None]
+) -> Iterator[None]:
+    """For a test that runs its loop now and then, by `run`."""
+    run(befalls.__aenter__())
+    try:
+        yield
+    finally:
+        run(befalls.__aexit__(None, None, None))
 
 
 def outside_of(path: Path) -> AnyOutside:

@@ -60,7 +60,6 @@ class KnownHead(NamedTuple):
     behind: bytes
     asked: RequestLine
     headers: tuple[tuple[bytes, bytes], ...]
-    sent: Mapping[bytes, bytes]
     length_at: int
     """Which of the headers has the length."""
     is_kept_alive: bool
@@ -76,21 +75,23 @@ class KnownHead(NamedTuple):
         """The headers, and each one's first value, of the head that has this length; for its request alone."""
         headers = [*self.headers]
         headers[self.length_at] = (_LENGTH, length)
-        return headers, {**self.sent, _LENGTH: length}
+        return headers, _first_values(headers)
 
 
 def known_head(
     raw: bytes, asked: RequestLine, headers: Headers, sent: Mapping[bytes, bytes], *, is_kept_alive: bool
 ) -> KnownHead | None:
-    """Of what `read_head` has read of it; None of one that tells no length, or whose host is in its request line."""
+    """Of what `read_head` has read of it; None where no length says where its body ends, or its host is in its first
+    line.
+    """
     length, begins_at = sent.get(_LENGTH), raw.lower().find(_LENGTH_BEGINS)
-    if length is None or begins_at < 0 or asked.authority is not None:
+    if length is None or b"transfer-encoding" in sent or begins_at < 0 or asked.authority is not None:
         return None
     # no value has a line in it that begins so, and white space alone stands before the number
     start = raw.index(length, begins_at + len(_LENGTH_BEGINS))
     before, behind = raw[:start], raw[start + len(length) :]
     at = headers.index((_LENGTH, length))
-    return KnownHead(before, behind, asked, tuple(headers), dict(sent), at, is_kept_alive)
+    return KnownHead(before, behind, asked, tuple(headers), at, is_kept_alive)
 
 
 def read_head(raw: bytes, headers: Headers) -> tuple[RequestLine, dict[bytes, bytes], int | None]:
@@ -100,7 +101,7 @@ def read_head(raw: bytes, headers: Headers) -> tuple[RequestLine, dict[bytes, by
     """
     line = _line_of(raw)
     asked = _known_line(line) if len(line) <= _SHORT_BYTES and _QUERY not in line else _read_line(line)
-    sent = dict(reversed(headers))
+    sent = _first_values(headers)
     length_bytes: int | None = int(sent.get(_LENGTH, 0))
     if b"transfer-encoding" in sent:
         _check_coding(headers, asked)
@@ -112,6 +113,10 @@ def read_head(raw: bytes, headers: Headers) -> tuple[RequestLine, dict[bytes, by
         sent[b"host"] = asked.authority
         headers[:] = [(b"host", asked.authority), *(header for header in headers if header[0] != b"host")]
     return asked, sent, length_bytes
+
+
+def _first_values(headers: Headers) -> dict[bytes, bytes]:
+    return dict(reversed(headers))
 
 
 def is_of_head(raw: bytes) -> bool:

@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import product
@@ -30,7 +30,7 @@ from mcp_gateway.core.ledger.rules import Amount
 from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.test_ledger import UNWRITABLE, record
-from tests.databases import Query, changing, locked, migrated, open_store
+from tests.databases import Query, changing, locked, migrated, open_store, run_by
 from tests.examples import examples
 from tests.loop_clock import pass_time
 
@@ -319,15 +319,9 @@ class LedgerLife(RuleBasedStateMachine):
     async def _opened(self) -> Store:
         return await open_store(migrated(self.path), now_ms=self.clock, busy_timeout_s=PATIENT_S)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Another process writes."""
-        another = locked(self.path)
-        self.run(another.__aenter__())
-        try:
-            yield
-        finally:
-            self.run(another.__aexit__(None, None, None))
+        return run_by(self.run, locked(self.path))
 
     def hurry(self) -> None:
         """Wait for no lock any more."""

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -36,7 +36,7 @@ from mcp_gateway.core.store.sqlite.store import Store
 from tests.clocks import MsClock
 from tests.core.ledger.auditor import ACCOUNT, FOREVER_MS, HOUR_MS, LENGTHS_MS, PAID, Auditor, Money, Node
 from tests.core.ledger.test_ledger import record
-from tests.databases import Query, changing, locked, migrated, open_store
+from tests.databases import Query, changing, locked, migrated, open_store, run_by
 from tests.examples import examples
 from tests.logged import lines_logged
 from tests.loop_clock import pass_time
@@ -218,15 +218,9 @@ class TreeLife(RuleBasedStateMachine):
     async def _opened(self) -> Store:
         return await open_store(migrated(self.path), now_ms=self.clock, busy_timeout_s=PATIENT_S)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> contextlib.AbstractContextManager[None]:
         """Another process writes."""
-        another = locked(self.path)
-        self.run(another.__aenter__())
-        try:
-            yield
-        finally:
-            self.run(another.__aexit__(None, None, None))
+        return run_by(self.run, locked(self.path))
 
     def hurry(self) -> None:
         """Wait for no lock any more."""

@@ -568,7 +568,13 @@ class LedgerLife(RuleBasedStateMachine):
             return
         wallet = self.wallet_of(hold)
         taken = wallet.resize(hold.request_id, needed, most, self.now_ms)
-        is_held = await self.ledger.resize(hold, needed, most)
+        try:
+            is_held = await self.ledger.resize(hold, needed, most)
+        except NotHeld:  # it has ended while its wallet was read
+            assert taken is None
+            assert not self.is_open(hold)
+            wallet.see()
+            return
         if taken is None:
             wallet.see()
             taken = wallet.resize(hold.request_id, needed, most, self.now_ms)

@@ -33,10 +33,10 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: ASGIApp, *, stall_timeout_s: float = STALL_S, census: Census | None = None
+    app: ASGIApp, *, stall_timeout_s: float = STALL_S, census: Census | None = None, max_header_bytes: int = 65536
 ) -> AsyncIterator[int]:
     """The port at which the app is served; afterwards no connection and no task of it is left."""
-    bounds, census = Bounds(65536, stall_timeout_s), census or uncapped()
+    bounds, census = Bounds(max_header_bytes, stall_timeout_s), census or uncapped()
     config = config_of(
         app, host="127.0.0.1", port=0, bounds=bounds, census=census, note_refusal=unheard, drain_timeout_s=5
     )

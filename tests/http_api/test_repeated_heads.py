@@ -1,11 +1,13 @@
 """Heads that a connection brings again, of which the parser sees the first two: told as the first is, or refused."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from http_api.connection.head import KnownHead
 from mcp_gateway.core.context import SENT
 from tests.http_api.test_connection import assert_refused, hello, raw, serving, statuses
 from tests.patience import PATIENCE_S
@@ -106,9 +108,26 @@ async def test_what_is_no_length_is_refused_as_it_is_on_a_connection_of_its_own(
 
 
 async def test_a_head_that_is_known_is_no_way_around_the_limit_of_a_head() -> None:
-    filled = HEADS[0].replace(b"host: x", b"host: x\r\nx-filler: " + b"a" * 65_400)
-    one = request(filled, b"one")
-    spare = 65_536 - (len(one) - 3)
-    largest, too_large = (filled % (b"0" * zeros + b"3") + b"one" for zeros in (spare, spare + 1))
-    async with serving(hello) as port:
-        assert_refused(await in_turn(port, one, one, one, largest, too_large), 431, "headers_too_large")
+    one = request(HEADS[0], b"one")
+    spare = 1000 - (len(one) - 3)
+    filled = HEADS[0].replace(b"host: x", b"host: x\r\nx-filler: " + b"a" * (spare - 14))
+    largest, too_large = (filled % (b"0" * zeros + b"3") + b"one" for zeros in (2, 3))
+    async with serving(hello, max_header_bytes=1000) as port:
+        repeated = [request(filled, b"one")] * 3
+        assert_refused(await in_turn(port, *repeated, largest, too_large), 431, "headers_too_large")
+
+
+@pytest.mark.parametrize("filler", [b"x-filler: %b\r\n" % (b"a" * 5000), b"x:\r\n" * 50])
+async def test_a_large_head_is_told_and_not_kept(filler: bytes) -> None:
+    """Connections are many, and idle for long."""
+    app, head = Telling(), HEADS[0].replace(b"host: x\r\n", b"host: x\r\n" + filler)
+    async with serving(app) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(request(head, b"one"))
+            await reader.readuntil(b"\r\n\r\n")
+        kept = [one for one in gc.get_objects() if isinstance(one, KnownHead)]
+        writer.close()
+        await writer.wait_closed()
+    assert [asked[3] for asked in app.asked] == [b"one"] * 3
+    assert kept == []

@@ -284,7 +284,7 @@ class Exchange:
     @property
     def facts(self) -> AnswerFacts:
         bill, meter = self._bill, self._meter
-        return AnswerFacts(
+        return AnswerFacts(  # by place, as a record is
             bill.cost_nano,
             bill.usage,
             None if meter is None else meter.terms.clamped_to,

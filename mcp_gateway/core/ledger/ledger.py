@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from mcp_gateway.core.batches import in_batches
 from mcp_gateway.core.caller import GUEST_ACCOUNT_ID
@@ -261,9 +261,10 @@ class Ledger:
         written = self._store.write(settle, in_outage="wait")
         self._wait_list.wake(hold.account_id)
         try:
-            return cast(int, await self._wait_limit.wait_for(written))
+            charged: int = await self._wait_limit.wait_for(written)
         except TooLong:
             raise SettlementPending(hold, written) from None
+        return charged
 
     def take_back(self, pending: SettlementPending, record: RequestRecord) -> None:
         """Charge nothing after all, since the answer is refused; `record` says so in the request log.

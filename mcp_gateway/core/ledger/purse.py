@@ -141,11 +141,12 @@ class Purse:
         """
         if not self.is_read:
             return None
-        windows = self.budgets.windows_of(by.holders, now_ms)
-        room_nano = self.budgets.most(windows, max(most_nano, by.least_nano), now_ms)
-        if room_nano < by.least_nano:
-            return None
-        pocket = self.budgets.pocket_of(windows)
+        windows, pocket, room_nano = self.budgets.windows_of(by.holders, now_ms), None, most_nano
+        if windows:
+            room_nano = self.budgets.most(windows, max(most_nano, by.least_nano), now_ms)
+            if room_nano < by.least_nano:
+                return None
+            pocket = self.budgets.pocket_of(windows)
         least_nano = needed_nano if pocket is None else by.least_nano
         parts = rules.place(self._free_of(pocket, by.until_ms), least_nano, min(most_nano, room_nano), now_ms)
         if parts is None:

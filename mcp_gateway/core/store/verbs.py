@@ -70,7 +70,9 @@ class OpenStore(Generic[W, R]):
         self.now_ms = now_ms
         self._writer = writer
         self._readers = readers
-        self._alone, self._together = executors.alone, executors.together
+        self._by_kind = {kind: (None, together) for kind, together in executors.together.items()} | {
+            kind: (alone, None) for kind, alone in executors.alone.items()
+        }
         self._new_future = asyncio.get_running_loop().create_future
         self._submit = writer.submit
         self._on_unheard: list[Callable[[], None]] = []
@@ -85,9 +87,7 @@ class OpenStore(Generic[W, R]):
         committed already, or the answer to a commit was lost, a durable write that does not wait fails with
         `ledger_unavailable` too, and is or may be committed.
         """
-        kind = type(write)
-        alone = self._alone.get(kind)
-        together = None if alone is not None else self._together[kind]
+        alone, together = self._by_kind[type(write)]
         return self._submit(Job(write, alone, together, is_durable, in_outage, self._new_future()))
 
     def withdraw(self, written: "asyncio.Future[Any]") -> bool:

@@ -24,17 +24,23 @@ from mcp_gateway.core.webhooks.events import PERCENTS
 
 _FUNDS, _WHOSE_AND_WHEN = "tttnn", "...."
 _CHARGES = "ntnn" + "tnn" + "nn" + "tnnn"
-_RECORDS = "nnnnn" + "tttt" + "nnnnnnnn" + "ttt"
-"""Parameters, in their order: a column of numbers, a column of anything else, or one value."""
+_RECORDS = "nnnnn" + "tttb" + "nnnnnnnn" + "ttt"
+"""Parameters, in their order: a column of numbers, of texts or of booleans, or one value."""
+_AS_SENT = {
+    "n": "CAST(CAST(? AS text) AS bigint[])",
+    "t": "CAST(CAST(? AS text) AS text[])",
+    "b": "CAST(CAST(? AS text) AS boolean[])",
+    ".": "?",
+}
+"""Of many writes."""
 _FEW = 8
-"""Of more writes a column of numbers is sent as one text, which costs the driver less than number by number."""
+"""Of more writes a column is sent as one text, which costs the driver less than value by value."""
 
 
 def _calls(function: str, kinds: str) -> tuple[str, str]:
     """Of few writes, and of many."""
-    of_many = ["CAST(CAST(? AS text) AS bigint[])" if kind == "n" else "?" for kind in kinds]
     call = f"SELECT * FROM {function}"
-    return f"{call}({', '.join('?' * len(kinds))})", f"{call}({', '.join(of_many)})"
+    return f"{call}({', '.join('?' * len(kinds))})", f"{call}({', '.join(_AS_SENT[kind] for kind in kinds)})"
 
 
 _SETTLE = _calls("settle_batch_v1", _WHOSE_AND_WHEN + _CHARGES + _RECORDS)
@@ -76,10 +82,15 @@ class RequestBatch:
         """Names that are new are numbered at once, and keep their numbers whatever becomes of the batch."""
         self.outcomes = [one.charge.amount_nano if type(one) is Settle else _OUTCOMES[type(one)] for one in writes]
         self._transaction = transaction
-        self._ended = tuple([one.request_id for one in writes if not isinstance(one, AddRecord)])
-        settled = [one for one in writes if isinstance(one, Settle)]
-        recorded = [one.record for one in writes if not isinstance(one, LeaveUncharged)]
-        records: list[tuple[Names, Row]] = [(_named(record), record) for record in recorded if record is not None]
+        ended, settled, records = [], [], list[tuple[Names, Row]]()
+        for one in writes:
+            if not isinstance(one, AddRecord):
+                ended.append(one.request_id)
+            if isinstance(one, Settle):
+                settled.append(one)
+            if not isinstance(one, LeaveUncharged) and one.record is not None:
+                records.append((_named(one.record), one.record))
+        self._ended = tuple(ended)
         _number(transaction, {names for names, _ in records}.union([(one.account_id,) for one in settled]))
         numbers = transaction.numbers
         paid: dict[str, int] = {}
@@ -94,24 +105,27 @@ class RequestBatch:
             paid_nano, granted_nano = charge.paid_nano, 0
             if charge.grants:
                 granted_nano = charge.granted_nano
+                granted[account_id] = granted.get(account_id, 0) + granted_nano
                 for grant_id, part_nano in charge.grants:
                     drawn[grant_id] = drawn.get(grant_id, 0) + part_nano
-            entries.append((numbers[(account_id,)][0], one.request_id, paid_nano, granted_nano))
+            entries.append((account_id, one.request_id, paid_nano, granted_nano))
             paid[account_id] = paid.get(account_id, 0) + paid_nano
-            granted[account_id] = granted.get(account_id, 0) + granted_nano
             for window in one.windows:
                 spent[window] = spent.get(window, 0) + paid_nano + granted_nano
                 self._holders[window] = account_id
+        accounts, self._references, *amounts = _columns(entries, 4)
+        number_of = {account_id: numbers[(account_id,)][0] for account_id in paid}
         self._replica: int | None = None
         self._accounts = sorted(paid)
         self._windows = sorted(spent)
-        self._references = [entry[1] for entry in entries]
         self._are_many = len(writes) > _FEW
         charges = (
-            *_columns(entries, 4),
+            [number_of[account_id] for account_id in accounts],
+            self._references,
+            *amounts,
             self._accounts,
             [paid[account_id] for account_id in self._accounts],
-            [granted[account_id] for account_id in self._accounts],
+            [granted.get(account_id, 0) for account_id in self._accounts],
             list(drawn),
             list(drawn.values()),
             [budget_id for budget_id, _ in self._windows],
@@ -124,8 +138,8 @@ class RequestBatch:
         named = [None if one == UNNAMED_SURFACE else one for one in surfaces]
         self._parameters = (
             transaction.now_ms(),
-            *self._given(_CHARGES, charges),
-            *self._given(_RECORDS, (*columns, named)),
+            *self._given(charges),
+            *self._given((*columns, named)),
         )
 
     def run(self) -> bool:
@@ -152,7 +166,7 @@ class RequestBatch:
             return self._facts(row) if row[0] else None
         self._replica, funds = writer, self._funds()
         columns = _columns([(account_id, *fund, nano) for (account_id, fund), nano in funds.items()], len(_FUNDS))
-        given = (*self._given(_FUNDS, columns), *parameters)
+        given = (*self._given(columns), *parameters)
         row = self._transaction.first(_SETTLE_ALLOTTED[self._are_many], given)
         assert row is not None
         return [*self._allotted(row[_OWN_FROM:]), *self._facts(row[:_OWN_FROM])] if row[0] else None
@@ -173,14 +187,10 @@ class RequestBatch:
         assert own is not None
         return [*self._allotted(own), *facts]
 
-    def _given(self, kinds: str, columns: Iterable[Sequence[Any]]) -> Sequence[Any]:
+    def _given(self, columns: Iterable[Sequence[Any]]) -> Sequence[Any]:
         """As they are sent: one without a value is none at all, which the database takes for NULLs, or for no rows."""
         given = [None if not one or (one[0] is None and one.count(None) == len(one)) else one for one in columns]
-        if self._are_many:
-            for place, (kind, one) in enumerate(zip(kinds, given, strict=True)):
-                if kind == "n" and one is not None:
-                    given[place] = "{" + orjson.dumps(one)[1:-1].decode() + "}"
-        return given
+        return [None if one is None else _array(one) for one in given] if self._are_many else given
 
     def _funds(self) -> dict[tuple[str, Fund], int]:
         """What is spent of what a replica is allotted."""
@@ -246,6 +256,19 @@ def _number(transaction: Transaction, combined: Iterable[Names]) -> None:
         row = transaction.first(_NUMBER, (wanted,))
         assert row is not None
         known.note(unknown, dict(zip(wanted, row[0] or (), strict=True)))
+
+
+def _array(column: Sequence[str | int | None]) -> str:
+    """As PostgreSQL reads one. It is JSON in other brackets, but for what is escaped."""
+    text = orjson.dumps(column)[1:-1].decode()
+    if "\\" in text:
+        text = ",".join("NULL" if one is None else _quoted(str(one)) for one in column)
+    return f"{{{text}}}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _named(record: RequestRecord) -> Names:

@@ -260,7 +260,14 @@ def _text(value: Any) -> Any:
 
 
 def _texts(values: Iterable[Any]) -> list[Any]:
-    return [None if one is None else _text(one) for one in values]
+    texts = list(values)
+    try:
+        joined = "".join([one for one in texts if one is not None])
+    except TypeError:  # one is no text
+        return [None if one is None else _text(one) for one in texts]
+    if "\x00" not in joined and "\\u0000" not in joined:  # all at once, since a batch has hundreds
+        return texts
+    return [None if one is None else _text(one) for one in texts]
 
 
 def _number(text: str) -> int | float:

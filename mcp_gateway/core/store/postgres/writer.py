@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from mcp_gateway.core.engine import Announcement
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 0.25
 _MOST = 512
 """Of a batch: trips over the network and the disk are the same for one and for many."""
+
+
+_is_apart = attrgetter("is_apart")
 
 
 class _Ended(NamedTuple):
@@ -283,13 +287,14 @@ class BatchWriter(WriteQueue):
 
     def _run_alone(self, jobs: list[Job]) -> _Ended | None:
         """In one statement that is a transaction of its own; None where it takes steps, and nothing is changed yet."""
-        if not jobs or self._decided or any(job.is_apart or not is_plain(job.write) for job in jobs):
+        writes = [job.write for job in jobs]
+        if not jobs or self._decided or any(map(_is_apart, jobs)) or not all(map(is_plain, writes)):
             return None
         try:
             self._session.open()
             if self._session.is_anew:
                 return None
-            batch = RequestBatch(self._transaction, [job.write for job in jobs])
+            batch = RequestBatch(self._transaction, writes)
         except Exception as error:  # noqa: BLE001 - whatever failed, the batch waits to be run again
             self._session.give_up(error)
             self._transaction.forget()

@@ -35,6 +35,21 @@ from tests.postgres_server import Outside, postgres_server
 pytestmark = pytest.mark.engines
 
 ACCOUNTS = ("acc_a", "acc_b", "acc_c")
+CLIENT_IDS = [
+    None,
+    "mine",
+    "\u00e9",
+    "nu\x00l",
+    "",
+    "NULL",
+    "null",
+    'a "word"',
+    "a\\b\n",
+    "\\u0000",
+    "{a,b}",
+    "'",
+    "\x7f\x1f",
+]
 HOUR_MS = 3_600_000
 MUCH = 10**12
 UNLIMITED = OwnLimits(None, None, None, None)
@@ -151,7 +166,7 @@ def plain(draw: st.DrawFn) -> Write[Any]:
     known: RequestRecord | None = record(
         request_id, account_id, key_id=draw(st.sampled_from(["key_1", "key_2", None])), cost_nano=cost_nano
     )._replace(
-        client_request_id=draw(st.sampled_from([None, "mine", "\u00e9", "nu\x00l"])),
+        client_request_id=draw(st.sampled_from(CLIENT_IDS)),
         http_status=draw(st.sampled_from([200, 200, 200, 502])),
         surface=draw(st.sampled_from(["chat", "chat", "embeddings"])),
         started_at_ms=draw(st.sampled_from([1, HOUR_MS, 2 * HOUR_MS])),

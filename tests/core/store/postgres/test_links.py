@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -73,6 +73,23 @@ def test_nor_has_a_list_that_is_json_that_character(
 ) -> None:
     found = linked.execute("SELECT value FROM json_each(?)", (orjson.dumps(given).decode(),))
     assert found.fetchall() == [(one,) for one in named]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (["a", None, ""], ["a", None, ""]),
+        (("a\x00b", "c", None), ["a\ufffdb", "c", None]),
+        (['["\\u0000"]', "\\u0000"], ['["\\ufffd"]', "\\u0000"]),
+        ([7, "a", None], ["7", "a", None]),
+        ([None], [None]),
+        ([], []),
+    ],
+)
+def test_texts_in_a_column_are_as_each_is_by_itself(
+    linked: ThreadedPostgresLink, given: Sequence[object], found: list[str | None]
+) -> None:
+    assert linked.execute("SELECT CAST(? AS text[])", (given,)).fetchone() == (found,)
 
 
 @pytest.mark.parametrize("given", [[], {}, b"a", object()])

@@ -32,19 +32,15 @@ _AS_SENT = {
     "b": "CAST(CAST(? AS text) AS boolean[])",
     ".": "?",
 }
-"""Of many writes."""
-_FEW = 8
-"""Of more writes a column is sent as one text, which costs the driver less than value by value."""
+"""A column as one text, which costs the driver less than value by value."""
 
 
-def _calls(function: str, kinds: str) -> tuple[str, str]:
-    """Of few writes, and of many."""
-    call = f"SELECT * FROM {function}"
-    return f"{call}({', '.join('?' * len(kinds))})", f"{call}({', '.join(_AS_SENT[kind] for kind in kinds)})"
+def _call(function: str, kinds: str) -> str:
+    return f"SELECT * FROM {function}({', '.join(_AS_SENT[kind] for kind in kinds)})"
 
 
-_SETTLE = _calls("settle_batch_v1", _WHOSE_AND_WHEN + _CHARGES + _RECORDS)
-_SETTLE_ALLOTTED = _calls("settle_allotted_v1", _FUNDS + _WHOSE_AND_WHEN + _CHARGES + _RECORDS)
+_SETTLE = _call("settle_batch_v1", _WHOSE_AND_WHEN + _CHARGES + _RECORDS)
+_SETTLE_ALLOTTED = _call("settle_allotted_v1", _FUNDS + _WHOSE_AND_WHEN + _CHARGES + _RECORDS)
 _OWN = "SELECT * FROM allotted_to_v1(?, ?)"
 _NUMBER = "SELECT number_names_v1(?)"
 _VERSION = "SELECT MAX(id) FROM ledger_rows WHERE kind = 'settle' AND reference IN (SELECT unnest(CAST(? AS text[])))"
@@ -118,7 +114,6 @@ class RequestBatch:
         self._replica: int | None = None
         self._accounts = sorted(paid)
         self._windows = sorted(spent)
-        self._are_many = len(writes) > _FEW
         charges = (
             [number_of[account_id] for account_id in accounts],
             self._references,
@@ -138,13 +133,13 @@ class RequestBatch:
         named = [None if one == UNNAMED_SURFACE else one for one in surfaces]
         self._parameters = (
             transaction.now_ms(),
-            *self._given(charges),
-            *self._given((*columns, named)),
+            *map(_array, charges),
+            *map(_array, (*columns, named)),
         )
 
     def run(self) -> bool:
         """As part of the transaction; False where the statement leaves it to others, and has changed nothing."""
-        row = self._transaction.first(_SETTLE[self._are_many], (None, None, True, *self._parameters))
+        row = self._transaction.first(_SETTLE, (None, None, True, *self._parameters))
         assert row is not None
         is_done: bool = row[0]
         if is_done:
@@ -161,13 +156,13 @@ class RequestBatch:
         """
         parameters = (writer, number, is_durable, *self._parameters)
         if not is_replica:
-            row = self._transaction.first(_SETTLE[self._are_many], parameters)
+            row = self._transaction.first(_SETTLE, parameters)
             assert row is not None
             return self._facts(row) if row[0] else None
         self._replica, funds = writer, self._funds()
         columns = _columns([(account_id, *fund, nano) for (account_id, fund), nano in funds.items()], len(_FUNDS))
-        given = (*self._given(columns), *parameters)
-        row = self._transaction.first(_SETTLE_ALLOTTED[self._are_many], given)
+        given = (*map(_array, columns), *parameters)
+        row = self._transaction.first(_SETTLE_ALLOTTED, given)
         assert row is not None
         return [*self._allotted(row[_OWN_FROM:]), *self._facts(row[:_OWN_FROM])] if row[0] else None
 
@@ -186,11 +181,6 @@ class RequestBatch:
         own = self._transaction.first(_OWN, (self._replica, self._accounts))
         assert own is not None
         return [*self._allotted(own), *facts]
-
-    def _given(self, columns: Iterable[Sequence[Any]]) -> Sequence[Any]:
-        """As they are sent: one without a value is none at all, which the database takes for NULLs, or for no rows."""
-        given = [None if not one or (one[0] is None and one.count(None) == len(one)) else one for one in columns]
-        return [None if one is None else _array(one) for one in given] if self._are_many else given
 
     def _funds(self) -> dict[tuple[str, Fund], int]:
         """What is spent of what a replica is allotted."""
@@ -258,8 +248,11 @@ def _number(transaction: Transaction, combined: Iterable[Names]) -> None:
         known.note(unknown, dict(zip(wanted, row[0] or (), strict=True)))
 
 
-def _array(column: Sequence[str | int | None]) -> str:
-    """As PostgreSQL reads one. It is JSON in other brackets, but for what is escaped."""
+def _array(column: Sequence[str | int | None]) -> str | None:
+    """As PostgreSQL reads one; without a value it is none at all, which is taken for NULLs, or for no rows."""
+    if not column or (column[0] is None and column.count(None) == len(column)):
+        return None
+    # it is JSON in other brackets, but for what is escaped
     text = orjson.dumps(column)[1:-1].decode()
     if "\\" in text:
         text = ",".join("NULL" if one is None else _quoted(str(one)) for one in column)

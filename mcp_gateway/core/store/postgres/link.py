@@ -68,8 +68,8 @@ class Done:
 class _Prepared(NamedTuple):
     statement: "asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]"
     ordered: Ordered
-    converts: Sequence[_Convert | None]
-    """For each parameter; where this is empty, none needs to be converted."""
+    converts: Sequence[tuple[int, _Convert]]
+    """By the places of the parameters that need it."""
 
 
 class PostgresLink:
@@ -203,8 +203,9 @@ class PostgresLink:
         assert self._connection is not None
         text, ordered = statement_of(sql)
         statement = self._run(self._connection.prepare(text, timeout=self._answer_s))
-        converts = [_CONVERTS.get(one.name) for one in statement.get_parameters()]
-        found = self._prepared[sql] = _Prepared(statement, ordered, converts if any(converts) else ())
+        kinds = enumerate(one.name for one in statement.get_parameters())
+        converts = [(place, _CONVERTS[kind]) for place, kind in kinds if kind in _CONVERTS]
+        found = self._prepared[sql] = _Prepared(statement, ordered, converts)
         if len(self._prepared) > _MOST_PREPARED:
             self._prepared.popitem(last=False)
         return found
@@ -237,13 +238,11 @@ def _ignore() -> None:
 
 
 def _given(prepared: _Prepared, parameters: Parameters) -> Sequence[Any]:
-    given = prepared.ordered(parameters)
-    if not prepared.converts:
-        return given
-    return [
-        one if convert is None or one is None else convert(one)
-        for one, convert in zip(given, prepared.converts, strict=True)
-    ]
+    given = list(prepared.ordered(parameters))
+    for place, convert in prepared.converts:
+        if given[place] is not None:
+            given[place] = convert(given[place])
+    return given
 
 
 def _text(value: Any) -> Any:

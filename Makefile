@@ -51,7 +51,7 @@ test-gateways: $(VENV)/.installed-dev  ## run what opens a gateway for each test
 	@$(BIN)/python -m pytest -m gateways $(WORKERS)
 
 test-engines: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run what needs the server of another engine (Valkey, PostgreSQL), which comes with a package and is started by the tests
-	@$(BIN)/python -m pytest -m engines $(WORKERS)
+	@$(BIN)/python -m pytest -m engines $(WORKERS) $(LEFT_OUT)
 	@$(BIN)/python -m pytest -m "not slow and not program" --valkey tests/doors/test_http_limits.py tests/doors/test_mcp_bounds.py
 
 test-postgres: $(VENV)/.installed-dev $(ENGINES)/.installed  ## run test-doors, -surfaces, -providers and -gateways on PostgreSQL, whose served gateways are replicas with a Valkey, and rooms; FILES=some of them
@@ -85,13 +85,15 @@ COVERED := tests/core tests/contracts tests/test_restore.py tests/test_db_comman
 	tests/doors/test_auto_topups.py \
 	tests/providers tests/test_commands.py tests/test_user_commands.py tests/test_audit_command.py
 
+# what is left of other suites where `make coverage` runs beside them
+UNCOVERED = $(addprefix --ignore=,$(wildcard $(COVERED)))
+
 coverage: $(VENV)/.installed-dev $(ENGINES)/.installed  ## every line and branch of inference, the ledger and the store is run by their own tests, on all examples
 	@rm -rf build/coverage && mkdir -p build/coverage && $(BIN)/python -m coverage run -m pytest -m "not slow and not program" $(WORKERS) $(COVERED) && \
 		$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report
 
 test-uncovered: $(VENV)/.installed-dev  ## run what `make coverage` leaves of test-doors, -surfaces, -providers and -gateways: with it, all that these four do
-	@$(BIN)/python -m pytest -m "(doors or surfaces or providers or gateways) and not slow and not program" $(WORKERS) \
-		$(addprefix --ignore=,$(wildcard $(COVERED)))
+	@$(BIN)/python -m pytest -m "(doors or surfaces or providers or gateways) and not slow and not program" $(WORKERS) $(UNCOVERED)
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
 	@$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal tests/crash

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from http_api.unserved import UNSERVED
+from mcp_gateway.core.service_notice import SwitchMaintenance
 from tests.cases import each
 from tests.serving import Door, bearer, error_of, open_door
 
@@ -78,9 +79,9 @@ async def test_a_wrong_key_is_refused_in_the_same_shape(door: Door) -> None:
     assert (response.status_code, error_of(response)["code"]) == (401, "invalid_api_key")
 
 
-async def test_so_is_whatever_comes_while_draining(tmp_path: Path) -> None:
+async def test_so_is_whatever_comes_while_in_maintenance(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door:
-        door.gateway.lifecycle.is_in_maintenance = True
+        await (await door.desk()).server.decide(SwitchMaintenance(is_on=True))
         response = await door.http.post("/v1/complete", headers=VERSION)
         assert (response.status_code, anthropic_error_of(response)["type"]) == (503, "overloaded_error")
         assert response.headers["retry-after"]

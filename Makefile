@@ -29,8 +29,9 @@ serve: $(VENV)/.installed  ## start the gateway on 127.0.0.1:8080
 # databases in memory where half a GB of it is free: most that tests would wait for is a disk, which none of these asks about
 test test-doors test-programs test-surfaces test-providers test-gateways test-engines test-postgres test-postgres-decisive: export PYTEST_DEBUG_TEMPROOT := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 >= 500000 { print $$6 }')
 # one more than processors, since tests also wait; each takes 4 s of a processor to load and collect
+PROCESSES = $$((1 + $$(getconf _NPROCESSORS_ONLN)))
 # a file stays with a worker, so that what its tests share is opened once
-WORKERS = --dist loadfile --numprocesses $$((1 + $$(getconf _NPROCESSORS_ONLN))) $(if $(ORDER),--order $(ORDER))
+WORKERS = --dist loadfile --numprocesses $(PROCESSES) $(if $(ORDER),--order $(ORDER))
 
 test: $(VENV)/.installed-dev  ## run all tests that are fast; with ORDER=a number, in the random order of that seed
 	@$(BIN)/python -m pytest --hypothesis-profile few $(WORKERS)
@@ -96,7 +97,7 @@ test-uncovered: $(VENV)/.installed-dev  ## run what `make coverage` leaves of te
 	@$(BIN)/python -m pytest -m "(doors or surfaces or providers or gateways) and not slow and not program" $(WORKERS) $(UNCOVERED)
 
 crash: $(VENV)/.installed-dev  ## kill -9 the server under load, twenty times, and audit the books
-	@$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal tests/crash
+	@$(BIN)/python -m pytest -m slow --numprocesses $(PROCESSES) --dist worksteal tests/crash
 
 outages: $(VENV)/.installed-dev  ## lock the database, fill the disk, fail its fsyncs under traffic by all doors, and audit the books
 	@$(BIN)/python -m pytest -m slow --numprocesses 4 tests/outages
@@ -105,7 +106,7 @@ soak: $(VENV)/.installed-dev  ## ten minutes (SOAK_SECONDS) at half the highest 
 	@$(BIN)/python -m pytest -m slow tests/soak -s --show-capture=no
 
 attack: $(VENV)/.installed-dev  ## what a hostile caller or backend may try, ATTACK_SECONDS (60) for each kind of random one
-	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/attack
+	@$(BIN)/python -m pytest -m slow --numprocesses $(PROCESSES) tests/attack
 
 bench-instructions: $(VENV)/.installed-dev  ## instructions of the processor a request, by perf or else valgrind
 	@$(BIN)/python benchmarks/instructions.py
@@ -123,7 +124,7 @@ fuzz: $(VENV)/.installed-dev $(FUZZ)/.installed  ## schemathesis from /openapi.j
 	@$(BIN)/python -m pytest -m slow --numprocesses auto tests/fuzz
 
 test-console: $(VENV)/.installed-dev $(CONSOLE)/.installed  ## each page of the console in Chromium: looks, keyboard, no script, what axe and the page's own policy complain of
-	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal $(IN) tests/console
+	@$(browser) PYTHONPATH=$(CONSOLE) $(BIN)/python -m pytest -m slow --numprocesses $(PROCESSES) --dist worksteal $(IN) tests/console
 
 test-console-postgres: IN = --engine postgres --valkey
 test-console-postgres: $(ENGINES)/.installed test-console  ## run test-console on PostgreSQL, with a Valkey

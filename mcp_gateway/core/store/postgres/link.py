@@ -259,14 +259,7 @@ def _text(value: Any) -> Any:
 
 
 def _texts(values: Iterable[Any]) -> list[Any]:
-    texts = list(values)
-    try:
-        joined = "".join([one for one in texts if one is not None])
-    except TypeError:  # one is no text
-        return [None if one is None else _text(one) for one in texts]
-    if "\x00" not in joined and "\\u0000" not in joined:  # all at once, since a batch has hundreds
-        return texts
-    return [None if one is None else _text(one) for one in texts]
+    return [None if one is None else _text(one) for one in values]
 
 
 def _number(text: str) -> int | float:
